@@ -1,0 +1,1 @@
+"""Everything that touches torch: capture, measuring devices, running a plan."""

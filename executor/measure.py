@@ -1,0 +1,139 @@
+"""Measuring devices: what a worker measures of its device, its links and a model's operators."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from executor.stages import Job, Runner, TimedInterpreter
+from executor.worker import Context
+from scheduler.plan import Stage
+
+REPEATS = 7
+COPY_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class DeviceFigures:
+    """What was measured of a device: FLOP/s by (kind, dtype), bytes/s by kind, and the overhead."""
+
+    flops_per_s: dict[tuple[str, str], float]
+    bytes_per_s: dict[str, float]
+    launch_overhead_s: float
+
+
+def seconds_of(context: Context, run: Callable[[], object], repeats: int = REPEATS) -> float:
+    """Median seconds of a call, after two calls that are not counted."""
+    for _ in range(2):
+        run()
+    times = []
+    for _ in range(repeats):
+        start_s = context.clock()
+        run()
+        times.append(context.clock() - start_s)
+    return statistics.median(times)
+
+
+def measure_device(context: Context) -> DeviceFigures:
+    """Measure matrix product, convolution, memory-bound operators, and launch overhead."""
+    device = context.device.torch_device
+    size = 1024 if context.device.kind == "cpu" else 4096
+    flops: dict[tuple[str, str], float] = {}
+    for name in ("float32", "bfloat16", "float16"):
+        dtype = getattr(torch, name)
+        side = size if name == "float32" else size // 2
+        a = torch.randn(side, side, device=device).to(dtype)
+        flops["matmul", name] = 2 * side**3 / seconds_of(context, lambda a=a: a @ a)  # type: ignore[misc]
+        context.tell(len(flops) / 8)
+    image = torch.randn(8, 128, 28, 28, device=device)
+    kernel = torch.randn(128, 128, 3, 3, device=device)
+    conv_flops = 2 * 8 * 128 * 28 * 28 * 128 * 9
+    flops["conv", "float32"] = conv_flops / seconds_of(context, lambda: F.conv2d(image, kernel, padding=1))
+    heads = torch.randn(8, 12, 256, 64, device=device)
+    attention_flops = 4 * 8 * 12 * 256 * 256 * 64
+    flops["attention", "float32"] = attention_flops / seconds_of(
+        context, lambda: F.scaled_dot_product_attention(heads, heads, heads)
+    )
+    context.tell(0.6)
+    flat = torch.randn(COPY_BYTES // 4, device=device)
+    target = torch.empty_like(flat)
+    rows = flat.view(-1, 1024)
+    picture = flat.view(16, 64, 128, 128)
+    moving: dict[str, tuple[float, Callable[[], object]]] = {
+        "copy": (2, lambda: target.copy_(flat)),
+        "elementwise": (3, lambda: torch.add(flat, flat, out=target)),
+        "norm": (2, lambda: F.layer_norm(rows, (1024,))),
+        "softmax": (2, lambda: rows.softmax(-1)),
+        "pool": (1.25, lambda: F.max_pool2d(picture, 2)),
+        "reduce": (1, lambda: rows.sum(-1)),
+    }
+    num_bytes = {kind: passes * COPY_BYTES for kind, (passes, _) in moving.items()}
+    rates = {k: num_bytes[k] / seconds_of(context, run, 5) for k, (_, run) in moving.items()}
+    tiny = torch.ones(8, device=device)
+    context.tell(1.0)
+    return DeviceFigures(flops, rates, seconds_of(context, lambda: tiny + tiny, 200))
+
+
+LINK_SIZES_BYTES = (1024, 2**20, 16 * 2**20)
+
+
+def measure_link(context: Context, src: str, dst: str) -> list[float]:
+    """Median seconds one way for each of `LINK_SIZES_BYTES`, as seen by the sender: half a round.
+
+    The receiver answers with a small message; half of a small round trip is taken off.
+    """
+    device = context.device.torch_device
+    peer = context.ranks[dst if context.device.name == src else src]
+    direct = all(context.torch_devices[end].startswith("cuda") for end in (src, dst))
+    wire = device if direct else "cpu"
+    reply = torch.empty(256, device=wire)
+    one_way: list[float] = []
+    for num_bytes in LINK_SIZES_BYTES:
+        payload = torch.zeros(num_bytes // 4, device=device)
+        landing = torch.empty(num_bytes // 4, device=wire)
+
+        def send(payload: torch.Tensor = payload) -> None:
+            dist.send(payload.to(wire), peer)
+            dist.recv(reply, peer)
+
+        def receive(landing: torch.Tensor = landing) -> None:
+            dist.recv(landing, peer)
+            landing.to(device)
+            dist.send(reply, peer)
+
+        run = send if context.device.name == src else receive
+        one_way.append(seconds_of(context, run, 15))
+    small_s = one_way[0] / 2
+    return [small_s, *(total - small_s for total in one_way[1:])]
+
+
+def measure_ops(context: Context, folder: Path, budget_s: float) -> tuple[dict[str, float], float]:
+    """Median seconds of every operator of a whole model, measured in place, node by node.
+
+    Returns them, and the median seconds of the whole model without timers. Two untimed passes
+    come first; then timed and untimed passes in turn until `budget_s` is spent (at least two).
+    """
+    whole = Stage(context.device.name, ())
+    runner = Runner(context, Job(folder, (whole,), {}, 1))
+    stage = runner.modules[0]
+    arguments = [runner.inputs[0][name] for name in stage.inputs]
+    times: dict[str, list[float]] = {name: [] for name in stage.ops}
+    passes: list[float] = []
+    for _ in range(2):
+        stage.module(*arguments)
+    begin_s = context.clock()
+    while len(passes) < 2 or (context.clock() - begin_s < budget_s and len(passes) < 50):
+        start_s = context.clock()
+        stage.module(*arguments)
+        passes.append(context.clock() - start_s)
+        interpreter = TimedInterpreter(stage, context.clock)
+        interpreter.run(*arguments)
+        for name, op_start_s, op_end_s in interpreter.times:
+            times[name].append(op_end_s - op_start_s)
+        context.tell(min(1.0, (context.clock() - begin_s) / budget_s))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return medians, statistics.median(passes)

@@ -1,0 +1,1 @@
+"""What a device can do, what a link carries and what both cost."""

@@ -1,0 +1,123 @@
+"""Reading and writing YAML and JSON documents as frozen data classes.
+
+pydantic checks types and unknown keys; this module turns its findings into one sentence that
+names the file, the key, the value and what is accepted.
+"""
+
+import difflib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+T = TypeVar("T")
+
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+"""Set as `__pydantic_config__` on every data class that is read from a file."""
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def read_raw(path: Path) -> Any:
+    """Parse a YAML or JSON file.
+
+    Raises:
+        ValueError: the file is missing, a folder, not text, or not YAML/JSON.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as text ({error})") from None
+    try:
+        return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+
+
+def read(path: Path, kind: type[T]) -> T:
+    """Read a document and check it against the data class `kind`.
+
+    Raises:
+        ValueError: as `read_raw` and `parse`.
+    """
+    return parse(read_raw(path), kind, str(path))
+
+
+def parse(raw: Any, kind: type[T], where: str) -> T:
+    """Check parsed data against the data class `kind`; `where` names its origin in errors.
+
+    Raises:
+        ValueError: an unknown or missing key, or a value that is not accepted.
+    """
+    try:
+        return _adapter(kind).validate_python(raw)  # type: ignore[no-any-return]
+    except ValidationError as error:
+        raise ValueError(f"{where}: {_explain(error, kind)}") from None
+
+
+def to_plain(value: Any) -> Any:
+    """Turn a data class into dicts, lists and numbers, as JSON holds them."""
+    return _adapter(type(value)).dump_python(value, mode="json")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all (a temporary file, then a rename)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write plain data as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(document, indent=1) + "\n")
+
+
+def nearest(name: str, names: Iterator[str] | list[str]) -> str:
+    """Word a suggestion: '; did you mean 'x'?' or the list of what is accepted."""
+    known = sorted(names)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean '{close[0]}'?" if close else f"; accepted: {', '.join(known)}"
+
+
+def _explain(error: ValidationError, kind: Any) -> str:
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"] if not _is_union_branch(str(part))]
+    key = ".".join(location)
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"unknown key '{key}'{nearest(location[-1], _keys_at(kind, location[:-1]))}"
+    if first["type"] in ("missing", "missing_argument"):
+        return f"missing key '{key}'"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key or 'document'}: {message}, got {first['input']!r}"
+
+
+def _is_union_branch(part: str) -> bool:
+    return part.startswith(("function-", "dict[", "list[", "tuple[")) or part in ("str", "float")
+
+
+def _keys_at(kind: Any, location: list[str]) -> list[str]:
+    """Field names of the data class found by walking `location` from `kind`."""
+    for part in location:
+        hints = get_type_hints(kind) if is_dataclass(kind) else {}
+        kind = hints.get(part) or next(iter(get_args(kind)[-1:]), kind)
+        kind = next((arg for arg in get_args(kind) if is_dataclass(arg)), kind)
+    return [field.name for field in fields(kind)] if is_dataclass(kind) else []

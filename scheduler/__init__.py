@@ -1,0 +1,1 @@
+"""Graph, costs, placement problem, algorithms and plan."""

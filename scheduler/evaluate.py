@@ -1,0 +1,68 @@
+"""From a placement to a checked plan with its value and its gap."""
+
+import time
+
+import numpy as np
+
+from hardware.errors import InfeasibleError
+from scheduler.bounds import usd_per_1k
+from scheduler.memory import check_memory, memory_needs
+from scheduler.plan import Plan, Stage, cut_stages
+from scheduler.problem import Placement, Problem
+from scheduler.timeline import loads, makespan, stage_timeline
+
+
+def finish_plan(
+    problem: Problem, algorithm: str, placement: Placement, started_s: float, bound: float
+) -> Plan:
+    """Cut a placement into stages, check it, and value it.
+
+    Raises:
+        InfeasibleError: memory, a missing link or a pin forbids it.
+    """
+    _check_times(problem, placement)
+    stages = cut_stages(problem.graph, placement)
+    _check_links(problem, stages)
+    in_flight = 1 if len(stages) == 1 else len(stages) + 1
+    memory = memory_needs(problem, placement, stages, in_flight)
+    check_memory(memory)
+    value = plan_value(problem, stages)
+    return Plan(
+        model=problem.graph.name,
+        algorithm=algorithm,
+        objective=problem.objective,
+        value=value,
+        lower_bound=min(bound, value),
+        gap=max(0.0, (value - bound) / value) if value > 0 else 0.0,
+        solve_s=time.perf_counter() - started_s,
+        placement=placement,
+        stages=stages,
+        num_micro_batches=in_flight,
+        memory=memory,
+    )
+
+
+def plan_value(problem: Problem, stages: tuple[Stage, ...]) -> float:
+    """Value of the objective: makespan (s), largest load (s), or USD per 1,000 inferences."""
+    if problem.objective == "latency":
+        return makespan(stage_timeline(problem, stages))
+    period_s = max(loads(problem, stages).values())
+    return usd_per_1k(problem, period_s) if problem.objective == "cost" else period_s
+
+
+def _check_times(problem: Problem, placement: Placement) -> None:
+    for i, op in enumerate(problem.graph.ops):
+        if not np.isfinite(problem.seconds[i, problem.device_index[placement[op.name]]]):
+            pinned = problem.pinned.get(op.name)
+            reason = f"it is pinned to '{pinned}'" if pinned else "the device cannot run it"
+            raise InfeasibleError(f"operator '{op.name}' on '{placement[op.name]}': {reason}")
+
+
+def _check_links(problem: Problem, stages: tuple[Stage, ...]) -> None:
+    for stage in stages:
+        for sent in stage.sends:
+            if (sent.src, sent.dst) not in problem.links:
+                raise InfeasibleError(
+                    f"no link between '{sent.src}' and '{sent.dst}' for tensor '{sent.tensor}'; "
+                    "add one to the cluster"
+                )

@@ -1,0 +1,213 @@
+"""The compute-graph intermediate representation."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import prod
+
+import networkx as nx
+
+from hardware.documents import STRICT
+
+DTYPE_BYTES = {
+    "float64": 8, "int64": 8, "complex64": 8,
+    "float32": 4, "int32": 4, "tfloat32": 4,
+    "bfloat16": 2, "float16": 2, "int16": 2,
+    "int8": 1, "uint8": 1, "bool": 1, "float8": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A value that an operator produces: its name, shape and dtype."""
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that the tensor holds."""
+        return prod(self.shape) * DTYPE_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operator.
+
+    Attributes:
+        kind: operator class (matmul, conv, attention, elementwise, norm, softmax, pool,
+            embedding, reduce, copy, view, other). A view moves and computes nothing.
+        flops: floating-point operations (a multiply-add counts 2).
+        bytes_read: activation bytes read from main memory, without parameters.
+        bytes_written: bytes written.
+        weights: parameter bytes by parameter name; two operators may share one.
+        inputs: names of the tensors consumed, produced by other operators or graph inputs.
+        outputs: the tensors produced.
+        module: path of the module that the operator belongs to.
+        costed: False where no rule gave its FLOPs, so that only its bytes count.
+    """
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    kind: str
+    flops: float
+    bytes_read: float
+    bytes_written: float
+    dtype: str
+    inputs: tuple[str, ...]
+    outputs: tuple[Tensor, ...]
+    weights: Mapping[str, int] = field(default_factory=dict)
+    target: str = ""
+    module: str = ""
+    costed: bool = True
+
+    @property
+    def param_bytes(self) -> int:
+        """Bytes of parameters that the operator reads."""
+        return sum(self.weights.values())
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Operators in topological order, the graph's inputs and the names of its outputs.
+
+    `samples` is the number of inferences that one run of the graph makes (the batch size).
+    """
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    ops: tuple[Op, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[str, ...]
+    samples: int = 1
+    num_params: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse duplicate names, unknown tensors, and an order that is not topological."""
+        if not self.ops:
+            raise ValueError(f"graph '{self.name}' has no operators")
+        if self.samples < 1:
+            raise ValueError(f"graph '{self.name}': samples must be at least 1, got {self.samples}")
+        produced = {tensor.name for op in self.ops for tensor in op.outputs}
+        known = {tensor.name for tensor in self.inputs}
+        seen: set[str] = set()
+        for op in self.ops:
+            if op.name in seen:
+                raise ValueError(f"graph '{self.name}': two operators are named '{op.name}'")
+            seen.add(op.name)
+            for name in op.inputs:
+                if name not in known:
+                    raise ValueError(self._order_error(op, name, name in produced))
+            known |= {tensor.name for tensor in op.outputs}
+            for figure in ("flops", "bytes_read", "bytes_written"):
+                if not 0 <= getattr(op, figure) < float("inf"):
+                    raise ValueError(
+                        f"operator '{op.name}': {figure} must be a number from 0, "
+                        f"got {getattr(op, figure)}"
+                    )
+        for name in self.outputs:
+            if name not in known:
+                raise ValueError(f"graph '{self.name}': no operator produces output '{name}'")
+
+    def _order_error(self, op: Op, tensor: str, produced: bool) -> str:
+        if not produced:
+            return f"operator '{op.name}': nothing produces its input '{tensor}'"
+        owner = {out.name: o.name for o in self.ops for out in o.outputs}
+        edges = [(owner[i], o.name) for o in self.ops for i in o.inputs if i in owner]
+        try:
+            cycle = nx.find_cycle(nx.DiGraph(edges))
+        except nx.NetworkXNoCycle:
+            return f"operator '{op.name}' stands before '{owner[tensor]}', whose output it reads"
+        path = " -> ".join([cycle[0][0], *(dst for _, dst in cycle)])
+        return f"graph '{self.name}' has a cycle: {path}"
+
+    @cached_property
+    def by_name(self) -> dict[str, Op]:
+        """Operators by name."""
+        return {op.name: op for op in self.ops}
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name, graph inputs included."""
+        made = (tensor for op in self.ops for tensor in op.outputs)
+        return {tensor.name: tensor for tensor in (*self.inputs, *made)}
+
+    @cached_property
+    def producer(self) -> dict[str, str]:
+        """The operator that produces each tensor; graph inputs have none."""
+        return {tensor.name: op.name for op in self.ops for tensor in op.outputs}
+
+    @cached_property
+    def consumers(self) -> dict[str, list[str]]:
+        """The operators that read each tensor, in order."""
+        readers: dict[str, list[str]] = defaultdict(list)
+        for op in self.ops:
+            for name in dict.fromkeys(op.inputs):
+                readers[name].append(op.name)
+        return readers
+
+    @cached_property
+    def storage(self) -> dict[str, str]:
+        """The tensor whose memory each tensor lives in: a view lives in that of its first input."""
+        root = {tensor.name: tensor.name for tensor in self.inputs}
+        for op in self.ops:
+            for tensor in op.outputs:
+                is_view = op.kind == "view" and op.inputs
+                root[tensor.name] = root[op.inputs[0]] if is_view else tensor.name
+        return root
+
+    def weights(self, ops: Iterable[str] | None = None) -> dict[str, int]:
+        """Parameter bytes by name over the given operators (all by default), each counted once."""
+        names = self.by_name if ops is None else ops
+        return {k: v for name in names for k, v in self.by_name[name].weights.items()}
+
+    @property
+    def uncosted_ops(self) -> list[str]:
+        """Operators without a FLOP rule; they are costed by the bytes that they move."""
+        return [op.name for op in self.ops if not op.costed]
+
+    def totals(self) -> dict[str, float]:
+        """Sums over the graph: ops, flops, params, param_bytes, bytes."""
+        return {
+            "ops": len(self.ops),
+            "flops": sum(op.flops for op in self.ops),
+            "params": self.num_params,
+            "param_bytes": sum(self.weights().values()),
+            "bytes": sum(op.bytes_read + op.bytes_written + op.param_bytes for op in self.ops),
+        }
+
+
+def with_samples(graph: Graph, samples: int) -> Graph:
+    """Scale a graph to another batch size: FLOPs and activation bytes in proportion.
+
+    Parameters stay. Exact where every operator's work is linear in the batch, which holds for
+    inference of the usual networks. Tensor shapes scale in their first dimension.
+    """
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+    factor = samples / graph.samples
+
+    def scaled(tensor: Tensor) -> Tensor:
+        if not tensor.shape or tensor.shape[0] % graph.samples:
+            return tensor
+        first = tensor.shape[0] // graph.samples * samples
+        return replace(tensor, shape=(first, *tensor.shape[1:]))
+
+    ops = tuple(
+        replace(
+            op,
+            flops=op.flops * factor,
+            bytes_read=op.bytes_read * factor,
+            bytes_written=op.bytes_written * factor,
+            outputs=tuple(scaled(tensor) for tensor in op.outputs),
+        )
+        for op in graph.ops
+    )
+    inputs = tuple(scaled(tensor) for tensor in graph.inputs)
+    return replace(graph, ops=ops, inputs=inputs, samples=samples)

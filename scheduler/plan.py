@@ -1,0 +1,128 @@
+"""Plans: where each operator runs, in which stages, and how good that is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hardware.documents import STRICT
+from scheduler.graph import Graph
+from scheduler.problem import Objective, Placement
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A tensor that crosses from one device to another, once per micro-batch."""
+
+    __pydantic_config__ = STRICT
+
+    tensor: str
+    src: str
+    dst: str
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Operators that run one after the other on one device.
+
+    A stage starts when all it receives has arrived, and sends when its last operator is done.
+    """
+
+    __pydantic_config__ = STRICT
+
+    device: str
+    ops: tuple[str, ...]
+    receives: tuple[Transfer, ...] = ()
+    sends: tuple[Transfer, ...] = ()
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """Bytes that a plan needs on one device."""
+
+    __pydantic_config__ = STRICT
+
+    param_bytes: float
+    activation_bytes: float
+    limit_bytes: float
+
+    @property
+    def num_bytes(self) -> float:
+        """Parameters plus the peak of live activations."""
+        return self.param_bytes + self.activation_bytes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a scheduler answers.
+
+    Attributes:
+        value: of the objective: seconds of one micro-batch (latency), seconds per micro-batch in
+            steady state (throughput), or USD per 1,000 inferences (cost).
+        lower_bound: no plan on this hardware is below it.
+        gap: (value - lower_bound) / value.
+        stages: in an order in which they can run.
+        num_micro_batches: micro-batches in flight; one is one run of the graph.
+    """
+
+    __pydantic_config__ = STRICT
+
+    model: str
+    algorithm: str
+    objective: Objective
+    value: float
+    lower_bound: float
+    gap: float
+    solve_s: float
+    placement: Placement
+    stages: tuple[Stage, ...]
+    num_micro_batches: int
+    memory: Mapping[str, MemoryNeed] = field(default_factory=dict)
+    schema: Literal["apportion.plan/1"] = "apportion.plan/1"
+
+    @property
+    def devices(self) -> list[str]:
+        """The devices that run something, in stage order."""
+        return list(dict.fromkeys(stage.device for stage in self.stages))
+
+    @property
+    def transfers(self) -> list[Transfer]:
+        """All that crosses between devices in one micro-batch."""
+        return [transfer for stage in self.stages for transfer in stage.sends]
+
+
+def cut_stages(graph: Graph, placement: Placement) -> tuple[Stage, ...]:
+    """Group operators by device and by the number of device changes on the way to them.
+
+    An operator's level is the largest number of device changes on a path that leads to it, so a
+    stage only waits for stages of lower levels and running stages by level never deadlocks.
+    """
+    level: dict[str, int] = {}
+    for op in graph.ops:
+        level[op.name] = max(
+            (
+                level[p] + (placement[p] != placement[op.name])
+                for p in (graph.producer[i] for i in op.inputs if i in graph.producer)
+            ),
+            default=0,
+        )
+    members: dict[tuple[int, str], list[str]] = {}
+    for op in graph.ops:
+        members.setdefault((level[op.name], placement[op.name]), []).append(op.name)
+    keys = sorted(members, key=lambda key: key[0])
+    receives: dict[tuple[int, str], list[Transfer]] = {key: [] for key in keys}
+    sends: dict[tuple[int, str], list[Transfer]] = {key: [] for key in keys}
+    for tensor, producer in graph.producer.items():
+        src = placement[producer]
+        first: dict[str, int] = {}
+        for consumer in graph.consumers.get(tensor, ()):
+            dst = placement[consumer]
+            if dst != src:
+                first[dst] = min(first.get(dst, level[consumer]), level[consumer])
+        for dst, arrival_level in first.items():
+            transfer = Transfer(tensor, src, dst, graph.tensors[tensor].num_bytes)
+            sends[level[producer], src].append(transfer)
+            receives[arrival_level, dst].append(transfer)
+    return tuple(
+        Stage(key[1], tuple(members[key]), tuple(receives[key]), tuple(sends[key])) for key in keys
+    )
