@@ -1,17 +1,18 @@
 """Measuring devices: what a worker measures of its device, its links and a model's operators."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 
 from executor.stages import Job, Runner, TimedInterpreter
+from executor.wire import Channel, open_channel
 from executor.worker import Context
-from scheduler.plan import Stage
+from scheduler.plan import Stage, Transfer
 
 REPEATS = 7
 COPY_BYTES = 64 * 2**20
@@ -81,34 +82,41 @@ def measure_device(context: Context) -> DeviceFigures:
 LINK_SIZES_BYTES = (1024, 2**20, 16 * 2**20)
 
 
-def measure_link(context: Context, src: str, dst: str) -> list[float]:
-    """Median seconds one way for each of `LINK_SIZES_BYTES`, as seen by the sender: half a round.
+def measure_link(context: Context, src: str, dst: str, folder: Path) -> list[float]:
+    """Median seconds from handing a tensor over to its arrival, for each of `LINK_SIZES_BYTES`.
 
-    The receiver answers with a small message; half of a small round trip is taken off.
+    Through the channel that plans use. Half of a round trip whose way back carries 1 KB; half of
+    the 1 KB round trip is taken off.
     """
     device = context.device.torch_device
-    peer = context.ranks[dst if context.device.name == src else src]
-    direct = all(context.torch_devices[end].startswith("cuda") for end in (src, dst))
-    wire = device if direct else "cpu"
-    reply = torch.empty(256, device=wire)
-    one_way: list[float] = []
+    round_trip: list[float] = []
     for num_bytes in LINK_SIZES_BYTES:
         payload = torch.zeros(num_bytes // 4, device=device)
-        landing = torch.empty(num_bytes // 4, device=wire)
+        reply = torch.zeros(256, device=device)
+        number = 4 * num_bytes
+        there = Transfer("there", src, dst, num_bytes)
+        back = Transfer("back", dst, src, 1024)
+        to = open_channel(context, there, number, (payload.shape, payload.dtype), 2, folder)
+        fro = open_channel(context, back, number + 1, (reply.shape, reply.dtype), 2, folder)
+        turn = count()
 
-        def send(payload: torch.Tensor = payload) -> None:
-            dist.send(payload.to(wire), peer)
-            dist.recv(reply, peer)
+        def ping(to: Channel = to, fro: Channel = fro, turn: Iterator[int] = turn) -> None:
+            k = next(turn)
+            to.send(k, payload)  # noqa: B023
+            fro.receive(k)
+            fro.release(k)
 
-        def receive(landing: torch.Tensor = landing) -> None:
-            dist.recv(landing, peer)
-            landing.to(device)
-            dist.send(reply, peer)
+        def pong(to: Channel = to, fro: Channel = fro, turn: Iterator[int] = turn) -> None:
+            k = next(turn)
+            to.receive(k)
+            to.release(k)
+            fro.send(k, reply)  # noqa: B023
 
-        run = send if context.device.name == src else receive
-        one_way.append(seconds_of(context, run, 15))
-    small_s = one_way[0] / 2
-    return [small_s, *(total - small_s for total in one_way[1:])]
+        round_trip.append(seconds_of(context, ping if context.device.name == src else pong, 15))
+        to.drain()
+        fro.drain()
+    small_s = round_trip[0] / 2
+    return [small_s, *(total - small_s for total in round_trip[1:])]
 
 
 def measure_ops(context: Context, folder: Path, budget_s: float) -> tuple[dict[str, float], float]:

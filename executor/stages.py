@@ -1,8 +1,8 @@
 """What a worker does with its stages: run micro-batches, receive, send, and keep time."""
 
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, fx
 
 from executor.split import StageModule
+from executor.wire import Channel, Shape, open_channel
 from executor.worker import Context
 from scheduler.plan import Stage, Transfer
 from scheduler.timeline import Span
@@ -44,6 +45,15 @@ def save_stages(folder: Path, modules: list[StageModule], inputs: list[Tensors])
     for i, module in enumerate(modules):
         torch.save(module, folder / f"stage{i}.pt")
     torch.save(inputs, folder / "inputs.pt")
+
+
+def load_kept(folder: Path, devices: Iterable[str]) -> dict[int, Tensors]:
+    """The tensors that the workers kept in their last run, by input variant and name."""
+    outputs: dict[int, Tensors] = defaultdict(dict)
+    for device in devices:
+        for variant, tensors in torch.load(folder / f"kept-{device}.pt").items():
+            outputs[variant] |= tensors
+    return outputs
 
 
 class Runner:
@@ -84,6 +94,13 @@ class Runner:
                 tensors.pop(name, None)
 
 
+    def mark(self, transfer: Transfer, k: int) -> None:
+        """Note the time of sending or receiving; the parent joins both into one span."""
+        now_s = time.monotonic()
+        link = f"{transfer.src}->{transfer.dst}"
+        self.spans.append(Span(transfer.tensor, "transfer", link, now_s, now_s, k))
+
+
 class TimedInterpreter(fx.Interpreter):
     """Runs a stage node by node and keeps (operator, start, end) of each."""
 
@@ -103,67 +120,6 @@ class TimedInterpreter(fx.Interpreter):
         return result
 
 
-class Wire:
-    """Sends and receives of one worker, by gloo, or by nccl where both ends are CUDA devices."""
-
-    def __init__(self, context: Context, job: Job) -> None:
-        self.context, self.job = context, job
-        transfers = [transfer for stage in job.stages for transfer in stage.sends]
-        self.tag = {transfer: number for number, transfer in enumerate(transfers)}
-        self.buffers: dict[tuple[Transfer, int], Tensor] = {}
-        self.posted: dict[tuple[Transfer, int], Any] = {}
-        self.sent: dict[int, list[tuple[Any, Tensor]]] = defaultdict(list)
-        self.shapes: dict[str, tuple[torch.Size, torch.dtype]] = {}
-
-    def _wire_device(self, transfer: Transfer) -> str:
-        """Where the tensor must lie to be sent: on the GPU between GPUs, else in host memory."""
-        ends = [self.context.torch_devices[end] for end in (transfer.src, transfer.dst)]
-        direct = all(end.startswith("cuda") for end in ends)
-        return self.context.device.torch_device if direct else "cpu"
-
-    def post(self, k: int, i: int, shapes: Mapping[str, tuple[torch.Size, torch.dtype]]) -> None:
-        """Begin to receive what stage i of micro-batch k needs."""
-        for transfer in self.job.stages[i].receives:
-            if (transfer, k) in self.posted:
-                continue
-            slot = (transfer, k % (self.job.in_flight + 1))
-            if slot not in self.buffers:
-                shape, dtype = shapes[transfer.tensor]
-                self.buffers[slot] = torch.empty(shape, dtype=dtype, device=self._wire_device(transfer))
-            source = self.context.ranks[transfer.src]
-            tag = k * len(self.tag) + self.tag[transfer]
-            self.posted[transfer, k] = dist.irecv(self.buffers[slot], source, tag=tag)
-
-    def receive(self, k: int, i: int, tensors: Tensors, spans: list[Span]) -> None:
-        """Wait for what stage i of micro-batch k needs."""
-        for transfer in self.job.stages[i].receives:
-            self.posted.pop((transfer, k)).wait()
-            buffer = self.buffers[transfer, k % (self.job.in_flight + 1)]
-            tensors[transfer.tensor] = buffer.to(self.context.device.torch_device)
-            now_s = time.monotonic()
-            spans.append(Span(transfer.tensor, "transfer", _link(transfer), now_s, now_s, k))
-
-    def send(self, k: int, i: int, tensors: Tensors, spans: list[Span]) -> None:
-        """Begin to send what stage i of micro-batch k made."""
-        for transfer in self.job.stages[i].sends:
-            tensor = tensors[transfer.tensor].to(self._wire_device(transfer)).contiguous()
-            now_s = time.monotonic()
-            spans.append(Span(transfer.tensor, "transfer", _link(transfer), now_s, now_s, k))
-            tag = k * len(self.tag) + self.tag[transfer]
-            handle = dist.isend(tensor, self.context.ranks[transfer.dst], tag=tag)
-            self.sent[k].append((handle, tensor))
-
-    def settle(self, before: int) -> None:
-        """Wait until all that micro-batches below `before` sent has been received."""
-        for k in [k for k in self.sent if k < before]:
-            for handle, _ in self.sent.pop(k):
-                handle.wait()
-
-
-def _link(transfer: Transfer) -> str:
-    return f"{transfer.src}->{transfer.dst}"
-
-
 def load_job(context: Context, job: Job) -> None:
     """Load the stages of this device and keep them for `run_job`."""
     _loaded.clear()
@@ -174,48 +130,63 @@ _loaded: dict[Path, Runner] = {}
 
 
 def run_job(
-    context: Context, job: Job, shapes: Mapping[str, tuple[torch.Size, torch.dtype]], keep: tuple[str, ...]
-) -> tuple[list[Span], dict[int, Tensors]]:
-    """Run this device's share of a job on the stages that `load_job` loaded.
+    context: Context, job: Job, shapes: Mapping[str, Shape], keep: tuple[str, ...]
+) -> list[Span]:
+    """Run this device's share of a job on the stages that `load_job` loaded; returns the spans.
 
-    Returns the spans, and the tensors named in `keep` of the first micro-batch of each input
-    variant.
+    The tensors named in `keep`, of the first micro-batch of each input variant, go to a file.
     """
     runner = _loaded[job.folder]
     runner.job, runner.spans = job, []
-    wire = Wire(context, job)
+    channels = _open_channels(context, job, shapes)
     order = job.order.get(context.device.name, [])
     alive: dict[int, Tensors] = defaultdict(dict)
     kept: dict[int, Tensors] = defaultdict(dict)
-    left = defaultdict(int)
-    for k, _ in order:
-        left[k] += 1
+    left = Counter(k for k, _ in order)
     last = max((k for tasks in job.order.values() for k, _ in tasks), default=0)
     current = 0
-    for position, (k, i) in enumerate(order):
+    for k, i in order:
         while job.one_by_one and current < k:
-            _finish(context, wire, current := current + 1)
-        wire.settle(k - job.in_flight + 1)
-        wire.post(k, i, shapes)
-        if not job.one_by_one and position + 1 < len(order):
-            wire.post(*order[position + 1], shapes)
-        wire.receive(k, i, alive[k], runner.spans)
+            current = _next_alone(context, current)
+        for transfer in job.stages[i].receives:
+            alive[k][transfer.tensor] = channels[transfer].receive(k)
+            runner.mark(transfer, k)
         runner.run(k, i, alive[k])
-        wire.send(k, i, alive[k], runner.spans)
+        for transfer in job.stages[i].sends:
+            runner.mark(transfer, k)
+            channels[transfer].send(k, alive[k][transfer.tensor])
         if k < len(runner.inputs):
             kept[k] |= {name: alive[k][name].cpu() for name in keep if name in alive[k]}
         left[k] -= 1
         if left[k] == 0:
             del alive[k]
+            for transfer, channel in channels.items():
+                if transfer.dst == context.device.name:
+                    channel.release(k)
             context.tell((k + 1) / (last + 1))
     while job.one_by_one and current < last:
-        _finish(context, wire, current := current + 1)
-    wire.settle(last + 1)
-    return runner.spans, kept
+        current = _next_alone(context, current)
+    for channel in channels.values():
+        channel.drain()
+    torch.save(dict(kept), job.folder / f"kept-{context.device.name}.pt")
+    return runner.spans
 
 
-def _finish(context: Context, wire: Wire, current: int) -> None:
-    """End a micro-batch that runs alone: everything received, every worker here."""
-    wire.settle(current)
+def _open_channels(
+    context: Context, job: Job, shapes: Mapping[str, Shape]
+) -> dict[Transfer, Channel]:
+    transfers = [transfer for stage in job.stages for transfer in stage.sends]
+    return {
+        transfer: open_channel(
+            context, transfer, number, shapes[transfer.tensor], job.in_flight, job.folder
+        )
+        for number, transfer in enumerate(transfers)
+        if context.device.name in (transfer.src, transfer.dst)
+    }
+
+
+def _next_alone(context: Context, current: int) -> int:
+    """Wait for every worker before the next micro-batch enters."""
     if len(context.ranks) > 1:
         dist.barrier()
+    return current + 1

@@ -16,6 +16,9 @@ from executor.devices import LocalDevice
 
 Tell = Callable[[float], None]
 
+_ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+"""glibc settings: keep freed activations, or every large tensor costs fresh zeroed pages."""
+
 
 class WorkerError(RuntimeError):
     """A worker died or its function failed; the message names the device."""
@@ -34,7 +37,8 @@ class Workers:
 
     def __init__(self, devices: tuple[LocalDevice, ...]) -> None:
         self.devices = {device.name: device for device in devices}
-        self.folder = Path(tempfile.mkdtemp(prefix="apportion-"))
+        memory = Path("/dev/shm")
+        self.folder = Path(tempfile.mkdtemp(prefix="apportion-", dir=memory if memory.exists() else None))
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._pipes: dict[str, Connection] = {}
         self._lifelines: list[Connection] = []
@@ -73,7 +77,7 @@ class Workers:
             stdout=sys.stderr.fileno() if sys.stderr else None,
             start_new_session=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "GLOO_SOCKET_IFNAME": "lo",
-                 "OMP_NUM_THREADS": str(len(self.devices[name].cores))},
+                 **_ALLOCATOR},
         )  # fmt: skip
         theirs.close()
         lifeline_end.close()

@@ -18,7 +18,7 @@ def lower_bound(problem: Problem) -> float:
     impossible = np.flatnonzero(~np.isfinite(problem.seconds).any(axis=1))
     if len(impossible):
         raise InfeasibleError(f"operator '{problem.graph.ops[impossible[0]].name}' can run nowhere")
-    load_s = load_bound(problem)
+    load_s = load_bound(problem) * problem.num_micro_batches
     if problem.objective == "latency":
         return max(load_s, critical_path(problem))
     if problem.objective == "throughput":
@@ -27,9 +27,9 @@ def lower_bound(problem: Problem) -> float:
 
 
 def usd_per_1k(problem: Problem, period_s: float) -> float:
-    """USD per 1,000 inferences when one micro-batch leaves every `period_s` seconds."""
+    """USD per 1,000 inferences when one batch leaves every `period_s` seconds."""
     rate = problem.usd_per_hour or 0.0
-    return rate / 3600 * period_s / problem.graph.samples * 1000
+    return rate / 3600 * period_s / problem.batch * 1000
 
 
 def critical_path(problem: Problem) -> float:

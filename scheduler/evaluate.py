@@ -26,7 +26,7 @@ def finish_plan(
     in_flight = 1 if len(stages) == 1 else len(stages) + 1
     memory = memory_needs(problem, placement, stages, in_flight)
     check_memory(memory)
-    value = plan_value(problem, stages)
+    value = plan_value(problem, stages, in_flight)
     return Plan(
         model=problem.graph.name,
         algorithm=algorithm,
@@ -37,16 +37,17 @@ def finish_plan(
         solve_s=time.perf_counter() - started_s,
         placement=placement,
         stages=stages,
-        num_micro_batches=in_flight,
+        num_micro_batches=problem.num_micro_batches,
+        in_flight=in_flight,
         memory=memory,
     )
 
 
-def plan_value(problem: Problem, stages: tuple[Stage, ...]) -> float:
-    """Value of the objective: makespan (s), largest load (s), or USD per 1,000 inferences."""
+def plan_value(problem: Problem, stages: tuple[Stage, ...], in_flight: int) -> float:
+    """Value of the objective: makespan (s), largest load (s), or USD per 1,000, of one batch."""
     if problem.objective == "latency":
-        return makespan(stage_timeline(problem, stages))
-    period_s = max(loads(problem, stages).values())
+        return makespan(stage_timeline(problem, stages, in_flight, problem.num_micro_batches))
+    period_s = max(loads(problem, stages).values()) * problem.num_micro_batches
     return usd_per_1k(problem, period_s) if problem.objective == "cost" else period_s
 
 

@@ -57,12 +57,13 @@ class Plan:
     """What a scheduler answers.
 
     Attributes:
-        value: of the objective: seconds of one micro-batch (latency), seconds per micro-batch in
-            steady state (throughput), or USD per 1,000 inferences (cost).
+        value: of the objective: seconds of one batch alone (latency), seconds per batch in steady
+            state (throughput), or USD per 1,000 inferences (cost).
         lower_bound: no plan on this hardware is below it.
         gap: (value - lower_bound) / value.
         stages: in an order in which they can run.
-        num_micro_batches: micro-batches in flight; one is one run of the graph.
+        num_micro_batches: runs of the graph that make one batch.
+        in_flight: micro-batches in the pipeline at once.
     """
 
     __pydantic_config__ = STRICT
@@ -77,6 +78,7 @@ class Plan:
     placement: Placement
     stages: tuple[Stage, ...]
     num_micro_batches: int
+    in_flight: int
     memory: Mapping[str, MemoryNeed] = field(default_factory=dict)
     schema: Literal["apportion.plan/1"] = "apportion.plan/1"
 

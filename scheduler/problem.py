@@ -25,6 +25,8 @@ class Problem:
         pins: operator name, or module path, to the device that it must run on.
         memory_headroom: share of every device's memory that must stay free, 0 to 1.
         usd_per_hour: rent of the whole cluster; needed by the objective `cost`.
+        num_micro_batches: runs of the graph that make one batch; they follow each other through
+            the pipeline.
     """
 
     graph: Graph
@@ -34,6 +36,7 @@ class Problem:
     pins: Mapping[str, str] = field(default_factory=dict)
     memory_headroom: float = 0.1
     usd_per_hour: float | None = None
+    num_micro_batches: int = 1
 
     def __post_init__(self) -> None:
         """Refuse pins that name nothing and a headroom that leaves nothing."""
@@ -41,6 +44,8 @@ class Problem:
             raise ValueError(
                 f"memory_headroom must be at least 0 and below 1, got {self.memory_headroom}"
             )
+        if self.num_micro_batches < 1:
+            raise ValueError(f"num_micro_batches must be at least 1, got {self.num_micro_batches}")
         if self.objective == "cost" and self.usd_per_hour is None:
             raise ValueError(
                 f"objective cost needs a price, and cluster '{self.cluster.name}' has none; "
@@ -54,6 +59,11 @@ class Problem:
                 names = [*self.graph.by_name, *(op.module for op in self.graph.ops if op.module)]
                 close = nearest(target, names) if len(names) < 50 else ""
                 raise ValueError(f"pin '{target}': no operator or module has this name{close}")
+
+    @property
+    def batch(self) -> int:
+        """Inferences in one batch."""
+        return self.graph.samples * self.num_micro_batches
 
     @cached_property
     def pinned(self) -> dict[str, str]:

@@ -139,7 +139,7 @@ def makespan(spans: list[Span]) -> float:
 
 def device_order(problem: Problem, plan: Plan, num_micro_batches: int) -> dict[str, list[tuple[int, int]]]:
     """The (micro-batch, stage) pairs of every device in the order in which it runs them."""
-    spans = stage_timeline(problem, plan.stages, plan.num_micro_batches, num_micro_batches)
+    spans = stage_timeline(problem, plan.stages, plan.in_flight, num_micro_batches)
     order: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for span in sorted((s for s in spans if s.kind == "stage"), key=lambda s: s.start_s):
         order[span.resource].append((span.micro_batch, int(span.name.split()[1])))

@@ -1,0 +1,44 @@
+"""The user's cache folder: measured profiles and operator times, keyed by what they depend on."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from executor.devices import machine_key
+from hardware.documents import read, to_plain, write_json
+
+T = TypeVar("T")
+
+
+def cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/apportion`, by default `~/.cache/apportion`."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "apportion"
+
+
+def load(name: str, kind: type[T]) -> T | None:
+    """Read what was stored for this machine under `name`; None if absent or corrupt."""
+    try:
+        return read(_path(name), kind)
+    except ValueError:
+        return None
+
+
+def store(name: str, value: Any) -> None:
+    """Keep a data class for this machine under `name`."""
+    write_json(_path(name), to_plain(value))
+
+
+def age_s(date: str) -> float:
+    """Seconds since an ISO date and time in UTC."""
+    return (datetime.now(UTC) - datetime.fromisoformat(date)).total_seconds()
+
+
+def now() -> str:
+    """The date and time in UTC, to the second, as ISO text."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _path(name: str) -> Path:
+    return cache_folder() / f"{machine_key()}-{name}.json"

@@ -1,0 +1,282 @@
+"""Running models on this machine: whole, operator by operator, and split by a plan."""
+
+import hashlib
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from executor import cache
+from executor.capture import export
+from executor.devices import LocalDevice, machine_name
+from executor.measure import measure_ops
+from executor.sources import build_model
+from executor.split import cut, input_names, output_names
+from executor.stages import Job, Tensors, load_job, load_kept, run_job, save_stages
+from executor.workers import Tell, Workers
+from hardware.documents import STRICT
+from hardware.profile import Provenance
+from scheduler.costs import CostTable
+from scheduler.graph import Graph
+from scheduler.plan import Plan, Stage
+from scheduler.problem import Problem
+from scheduler.report import Report, quantiles
+from scheduler.timeline import Span, device_order
+
+TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}
+"""Largest difference from the unsplit output, relative to its largest magnitude, by dtype."""
+
+LATENCY_RUNS = 7
+THROUGHPUT_REPEATS = 3
+SECONDS_PER_REPEAT = 4.0
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with real weights, exported, and two different batches of inputs."""
+
+    program: ExportedProgram
+    inputs: list[Tensors]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class OpTimes:
+    """Measured median seconds by operator, and when and where they were measured."""
+
+    __pydantic_config__ = STRICT
+
+    seconds: dict[str, float]
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class Execution:
+    """A measured report, and how the outputs compare with the unsplit model's."""
+
+    report: Report
+    output_difference: float
+    tolerance: float
+
+    @property
+    def outputs_agree(self) -> bool:
+        """Whether the outputs equal the unsplit model's within the tolerance."""
+        return self.output_difference <= self.tolerance
+
+
+def load_model(source: str, batch: int, dtype: str) -> LoadedModel:
+    """Build a model with weights and export it.
+
+    Raises:
+        ValueError: as `build_model` and `export`.
+    """
+    model = build_model(source, batch, dtype, "cpu")
+    program = export(model)
+    names = input_names(program)
+    other = [x * 0.5 if x.is_floating_point() else x.flip(-1) for x in model.inputs]
+    return LoadedModel(
+        program,
+        [dict(zip(names, values, strict=True)) for values in (model.inputs, other)],
+        dtype,
+    )
+
+
+def op_times(workers: Workers, model: LoadedModel, graph: Graph, tell: Tell, fresh: bool) -> CostTable:
+    """Measure every operator of the model on every device, or take the times from the cache."""
+    digest = hashlib.sha256(repr((graph.ops, graph.samples)).encode()).hexdigest()[:16]
+    columns, provenance = [], {}
+    devices = list(workers.devices)
+    _save_whole(workers, model, devices[0])
+    for number, device in enumerate(devices):
+        name = f"ops-{digest}-{device}"
+        times = None if fresh else cache.load(name, OpTimes)
+        if times is None or set(times.seconds) != set(graph.by_name):
+            medians, whole_s = workers.call(
+                device, measure_ops, workers.folder, 3.0,
+                tell=lambda share, number=number: tell((number + share) / len(devices)),
+            )  # fmt: skip
+            times = _scaled(medians, whole_s)
+            cache.store(name, times)
+        columns.append([times.seconds[op.name] for op in graph.ops])
+        provenance[device] = times.provenance
+        tell((number + 1) / len(devices))
+    return CostTable(tuple(devices), np.array(columns).T, provenance)
+
+
+def _scaled(medians: dict[str, float], whole_s: float) -> OpTimes:
+    """Operator times whose sum is the whole model's: takes the timers' own cost out."""
+    factor = whole_s / sum(medians.values())
+    provenance = Provenance("measured", f"operators in place on {machine_name()}", cache.now())
+    return OpTimes({name: seconds * factor for name, seconds in medians.items()}, provenance)
+
+
+def _save_whole(workers: Workers, model: LoadedModel, device: str) -> tuple[Stage, ...]:
+    ops = _all_ops(model.program)
+    torch_devices = {name: d.torch_device for name, d in workers.devices.items()}
+    save_stages(workers.folder, cut(model.program, [(device, ops)], torch_devices), model.inputs)
+    return (Stage(device, tuple(ops)),)
+
+
+def _all_ops(program: ExportedProgram) -> list[str]:
+    from executor.capture import is_op
+
+    return [node.name for node in program.graph.nodes if is_op(node)]
+
+
+def run_whole(device: LocalDevice, model: LoadedModel, samples: int, tell: Tell) -> tuple[Report, dict[int, Tensors]]:
+    """Measure the unsplit model on one device, in a worker of its own."""
+    with Workers((device,)) as workers:
+        return run_whole_in(workers, device.name, model, samples, tell)
+
+
+def run_whole_in(
+    workers: Workers, device: str, model: LoadedModel, samples: int, tell: Tell
+) -> tuple[Report, dict[int, Tensors]]:
+    """Measure the unsplit model on one device of running workers; also returns its outputs."""
+    stages = _save_whole(workers, model, device)
+    keep = tuple(output_names(model.program))
+    num = 5
+    order = {device: [(k, 0) for k in range(num + 2)]}
+    job = Job(workers.folder, stages, order, 1)
+    workers.call(device, load_job, job)
+    spans = workers.call(device, run_job, job, {}, keep, tell=tell)
+    times = [span.duration_s for span in spans if span.kind == "stage"][2:]
+    busy_s = statistics.median(times)
+    rates = [samples / seconds for seconds in times]
+    report = Report(
+        latency_s=quantiles(times), throughput_per_s=samples / busy_s, utilization={device: 1.0},
+        busy_s={device: busy_s}, link_bytes={}, latency_band_s=(min(times), max(times)),
+        throughput_band_per_s=(min(rates), max(rates)),
+    )  # fmt: skip
+    return report, load_kept(workers.folder, [device])
+
+
+def execute(
+    workers: Workers, model: LoadedModel, plan: Plan, problem: Problem,
+    reference: dict[int, Tensors], tell: Tell,
+) -> Execution:  # fmt: skip
+    """Run a plan for real: latency of micro-batches one by one, then the steady state.
+
+    `reference` holds the unsplit model's outputs by input variant.
+    """
+    pieces = [(stage.device, stage.ops) for stage in plan.stages]
+    torch_devices = {name: device.torch_device for name, device in workers.devices.items()}
+    save_stages(workers.folder, cut(model.program, pieces, torch_devices), model.inputs)
+    shapes = {
+        node.name: (node.meta["val"].shape, node.meta["val"].dtype)
+        for node in model.program.graph.nodes
+        if isinstance(node.meta.get("val"), Tensor)
+    }
+    keep = tuple(output_names(model.program))
+    everyone = dict.fromkeys(workers.devices)
+    job = Job(workers.folder, plan.stages, {}, plan.num_micro_batches)
+    workers.call_all(load_job, {device: (job,) for device in everyone})
+    steps = THROUGHPUT_REPEATS + 2
+
+    def run(job: Job, step: int) -> tuple[list[Span], dict[int, Tensors]]:
+        args = {device: (job, shapes, keep) for device in everyone}
+        results = workers.call_all(run_job, args, tell=lambda share: tell((step + share) / steps))
+        outputs = load_kept(workers.folder, everyone)
+        return [span for spans in results.values() for span in spans], outputs
+
+    alone = [run_order(plan, k) for k in range(LATENCY_RUNS + 2)]
+    order = {d: [task for tasks in alone for task in tasks.get(d, [])] for d in plan.devices}
+    latency_spans, _ = run(replace(job, order=order, one_by_one=True), 0)
+    first = {d: [task for tasks in alone[:2] for task in tasks.get(d, [])] for d in plan.devices}
+    traced, _ = run(replace(job, order=first, one_by_one=True, traced=True), 1)
+    latencies = [_extent(latency_spans, k) for k in range(2, LATENCY_RUNS + 2)]
+    num = int(np.clip(SECONDS_PER_REPEAT / max(_period(plan, problem), 1e-6), 12, 400))
+    order = device_order(problem, plan, num)
+    repeats = [run(replace(job, order=order), 2 + r) for r in range(THROUGHPUT_REPEATS)]
+    rates = [_rate(spans, plan, num) * problem.graph.samples for spans, _ in repeats]
+    middle = repeats[int(np.argsort(rates)[len(rates) // 2])][0]
+    difference = max(_difference(outputs, reference) for _, outputs in repeats)
+    period_s = problem.graph.samples / statistics.median(rates)
+    busy_s = _busy(middle, num)
+    report = Report(
+        latency_s=quantiles([end - start for start, end in latencies]),
+        throughput_per_s=statistics.median(rates),
+        utilization={device: min(1.0, seconds / period_s) for device, seconds in busy_s.items()},
+        busy_s=busy_s,
+        link_bytes=_link_bytes(plan),
+        latency_band_s=(min(b - a for a, b in latencies), max(b - a for a, b in latencies)),
+        throughput_band_per_s=(min(rates), max(rates)),
+        spans=_from_zero([s for s in traced if s.micro_batch == 1]),
+        pipeline_spans=_from_zero(_joined(middle)),
+    )
+    return Execution(report, difference, TOLERANCE[model.dtype])
+
+
+def run_order(plan: Plan, k: int) -> dict[str, list[tuple[int, int]]]:
+    """The stages of one micro-batch by device, in the plan's order."""
+    order: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for i, stage in enumerate(plan.stages):
+        order[stage.device].append((k, i))
+    return order
+
+
+def _period(plan: Plan, problem: Problem) -> float:
+    from scheduler.timeline import loads
+
+    return max(loads(problem, plan.stages).values())
+
+
+def _extent(spans: list[Span], k: int) -> tuple[float, float]:
+    mine = [span for span in spans if span.micro_batch == k and span.kind == "stage"]
+    return min(s.start_s for s in mine), max(s.end_s for s in mine)
+
+
+def _rate(spans: list[Span], plan: Plan, num: int) -> float:
+    """Micro-batches per second between the end of the fill and the end of the last to enter."""
+    fill = min(plan.num_micro_batches + 2, num // 2)
+    ends = [_extent(spans, k)[1] for k in range(num)]
+    return (num - 1 - fill) / (ends[-1] - ends[fill])
+
+
+def _busy(spans: list[Span], num: int) -> dict[str, float]:
+    busy: dict[str, float] = defaultdict(float)
+    for span in spans:
+        if span.kind == "stage":
+            busy[span.resource] += span.duration_s / num
+    return dict(busy)
+
+
+def _link_bytes(plan: Plan) -> dict[str, float]:
+    carried: dict[str, float] = defaultdict(float)
+    for transfer in plan.transfers:
+        carried[f"{transfer.src}->{transfer.dst}"] += transfer.num_bytes
+    return dict(carried)
+
+
+def _joined(spans: list[Span]) -> list[Span]:
+    """Join the sender's and the receiver's mark of each transfer into one span."""
+    marks: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+    for span in spans:
+        if span.kind == "transfer":
+            marks[span.name, span.resource, span.micro_batch].append(span.start_s)
+    joined = [
+        Span(name, "transfer", resource, min(times), max(times), k)
+        for (name, resource, k), times in marks.items()
+    ]
+    return [span for span in spans if span.kind != "transfer"] + joined
+
+
+def _from_zero(spans: list[Span]) -> tuple[Span, ...]:
+    start_s = min(span.start_s for span in spans)
+    moved = (replace(s, start_s=s.start_s - start_s, end_s=s.end_s - start_s) for s in spans)
+    return tuple(sorted(moved, key=lambda span: span.start_s))
+
+
+def _difference(outputs: dict[int, Tensors], reference: dict[int, Tensors]) -> float:
+    """Largest difference from the reference, relative to its largest magnitude; NaN never agrees."""
+    worst = 0.0
+    for variant, tensors in reference.items():
+        for name, expected in tensors.items():
+            scale = float(expected.abs().max()) or 1.0
+            distance = (outputs[variant][name].float() - expected.float()).abs().max()
+            worst = max(worst, float("inf") if torch.isnan(distance) else float(distance) / scale)
+    return worst
