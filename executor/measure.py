@@ -1,6 +1,7 @@
 """Measuring devices: what a worker measures of its device, its links and a model's operators."""
 
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -127,18 +128,18 @@ def measure_ops(context: Context, folder: Path, budget_s: float) -> tuple[dict[s
     """
     whole = Stage(context.device.name, ())
     runner = Runner(context, Job(folder, (whole,), {}, 1))
-    stage = runner.modules[0]
-    arguments = [runner.inputs[0][name] for name in stage.inputs]
-    times: dict[str, list[float]] = {name: [] for name in stage.ops}
+    module = runner.modules[0]
+    arguments = [runner.inputs[0][name] for name in runner.stages[0].inputs]
+    times: dict[str, list[float]] = defaultdict(list)
     passes: list[float] = []
     for _ in range(2):
-        stage.module(*arguments)
+        module(*arguments)
     begin_s = context.clock()
     while len(passes) < 2 or (context.clock() - begin_s < budget_s and len(passes) < 50):
         start_s = context.clock()
-        stage.module(*arguments)
+        module(*arguments)
         passes.append(context.clock() - start_s)
-        interpreter = TimedInterpreter(stage, context.clock)
+        interpreter = TimedInterpreter(module, context.clock)
         interpreter.run(*arguments)
         for name, op_start_s, op_end_s in interpreter.times:
             times[name].append(op_end_s - op_start_s)

@@ -1,6 +1,7 @@
 """Running models on this machine: whole, operator by operator, and split by a plan."""
 
 import hashlib
+import math
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from executor import cache
-from executor.capture import export
+from executor.capture import export, is_op
 from executor.devices import LocalDevice, machine_name
 from executor.measure import measure_ops
 from executor.sources import build_model
@@ -25,7 +26,7 @@ from scheduler.graph import Graph
 from scheduler.plan import Plan, Stage
 from scheduler.problem import Problem
 from scheduler.report import Report, quantiles
-from scheduler.timeline import Span, device_order
+from scheduler.timeline import Span, device_order, loads
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}
 """Largest difference from the unsplit output, relative to its largest magnitude, by dtype."""
@@ -37,10 +38,17 @@ SECONDS_PER_REPEAT = 4.0
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with real weights, exported, and two different batches of inputs."""
+    """A model with real weights, exported for a whole batch and for a micro-batch.
 
-    program: ExportedProgram
-    inputs: list[Tensors]
+    Attributes:
+        batches: two different batches of inputs, by input name.
+        micro_batches: the same, cut along the first dimension: 2 * num_micro_batches of them.
+    """
+
+    whole: ExportedProgram
+    micro: ExportedProgram
+    batches: list[Tensors]
+    micro_batches: list[Tensors]
     dtype: str
 
 
@@ -68,21 +76,40 @@ class Execution:
         return self.output_difference <= self.tolerance
 
 
-def load_model(source: str, batch: int, dtype: str) -> LoadedModel:
+def load_model(source: str, batch: int, dtype: str, num_micro_batches: int) -> LoadedModel:
     """Build a model with weights and export it.
 
     Raises:
         ValueError: as `build_model` and `export`.
     """
     model = build_model(source, batch, dtype, "cpu")
-    program = export(model)
-    names = input_names(program)
-    other = [x * 0.5 if x.is_floating_point() else x.flip(-1) for x in model.inputs]
-    return LoadedModel(
-        program,
-        [dict(zip(names, values, strict=True)) for values in (model.inputs, other)],
-        dtype,
-    )
+    whole = export(model)
+    other = tuple(x * 0.5 if x.is_floating_point() else x.flip(-1) for x in model.inputs)
+    names = input_names(whole)
+    batches = [dict(zip(names, values, strict=True)) for values in (model.inputs, other)]
+    if num_micro_batches == 1:
+        return LoadedModel(whole, whole, batches, batches, dtype)
+    chunks = [
+        {name: tensor.chunk(num_micro_batches)[k] for name, tensor in values.items()}
+        for values in batches
+        for k in range(num_micro_batches)
+    ]
+    micro = export(replace(model, inputs=tuple(chunks[0].values())))
+    return LoadedModel(whole, micro, batches, chunks, dtype)
+
+
+def choose_micro_batches(source: str, batch: int, dtype: str) -> int:
+    """Micro-batches per batch: the most up to four that divide it; 1 where it cannot be cut.
+
+    Four keep a pipeline of two filled and its activations near the caches. A batch can be cut
+    where every input and output has it as first dimension.
+    """
+    program = export(build_model(source, batch, dtype, "meta"))
+    names = {*input_names(program), *output_names(program)}
+    shapes = [node.meta["val"].shape for node in program.graph.nodes if node.name in names]
+    if any(len(shape) == 0 or shape[0] != batch for shape in shapes):
+        return 1
+    return next(m for m in (4, 3, 2, 1) if batch % m == 0)
 
 
 def op_times(workers: Workers, model: LoadedModel, graph: Graph, tell: Tell, fresh: bool) -> CostTable:
@@ -90,7 +117,7 @@ def op_times(workers: Workers, model: LoadedModel, graph: Graph, tell: Tell, fre
     digest = hashlib.sha256(repr((graph.ops, graph.samples)).encode()).hexdigest()[:16]
     columns, provenance = [], {}
     devices = list(workers.devices)
-    _save_whole(workers, model, devices[0])
+    _save_whole(workers, model.micro, model.micro_batches, devices[0])
     for number, device in enumerate(devices):
         name = f"ops-{digest}-{device}"
         times = None if fresh else cache.load(name, OpTimes)
@@ -114,17 +141,13 @@ def _scaled(medians: dict[str, float], whole_s: float) -> OpTimes:
     return OpTimes({name: seconds * factor for name, seconds in medians.items()}, provenance)
 
 
-def _save_whole(workers: Workers, model: LoadedModel, device: str) -> tuple[Stage, ...]:
-    ops = _all_ops(model.program)
-    torch_devices = {name: d.torch_device for name, d in workers.devices.items()}
-    save_stages(workers.folder, cut(model.program, [(device, ops)], torch_devices), model.inputs)
+def _save_whole(
+    workers: Workers, program: ExportedProgram, inputs: list[Tensors], device: str
+) -> tuple[Stage, ...]:
+    """Write a program as one stage."""
+    ops = [node.name for node in program.graph.nodes if is_op(node)]
+    save_stages(workers.folder, cut(program, [ops]), inputs)
     return (Stage(device, tuple(ops)),)
-
-
-def _all_ops(program: ExportedProgram) -> list[str]:
-    from executor.capture import is_op
-
-    return [node.name for node in program.graph.nodes if is_op(node)]
 
 
 def run_whole(device: LocalDevice, model: LoadedModel, samples: int, tell: Tell) -> tuple[Report, dict[int, Tensors]]:
@@ -137,8 +160,8 @@ def run_whole_in(
     workers: Workers, device: str, model: LoadedModel, samples: int, tell: Tell
 ) -> tuple[Report, dict[int, Tensors]]:
     """Measure the unsplit model on one device of running workers; also returns its outputs."""
-    stages = _save_whole(workers, model, device)
-    keep = tuple(output_names(model.program))
+    stages = _save_whole(workers, model.whole, model.batches, device)
+    keep = tuple(output_names(model.whole))
     num = 5
     order = {device: [(k, 0) for k in range(num + 2)]}
     job = Job(workers.folder, stages, order, 1)
@@ -152,7 +175,7 @@ def run_whole_in(
         busy_s={device: busy_s}, link_bytes={}, latency_band_s=(min(times), max(times)),
         throughput_band_per_s=(min(rates), max(rates)),
     )  # fmt: skip
-    return report, load_kept(workers.folder, [device])
+    return report, load_kept(workers.folder, [device], keep)
 
 
 def execute(
@@ -163,77 +186,74 @@ def execute(
 
     `reference` holds the unsplit model's outputs by input variant.
     """
-    pieces = [(stage.device, stage.ops) for stage in plan.stages]
-    torch_devices = {name: device.torch_device for name, device in workers.devices.items()}
-    save_stages(workers.folder, cut(model.program, pieces, torch_devices), model.inputs)
+    pieces = cut(model.micro, [stage.ops for stage in plan.stages])
+    save_stages(workers.folder, pieces, model.micro_batches)
     shapes = {
         node.name: (node.meta["val"].shape, node.meta["val"].dtype)
-        for node in model.program.graph.nodes
+        for node in model.micro.graph.nodes
         if isinstance(node.meta.get("val"), Tensor)
     }
-    keep = tuple(output_names(model.program))
+    keep = tuple(output_names(model.micro))
     everyone = dict.fromkeys(workers.devices)
-    job = Job(workers.folder, plan.stages, {}, plan.num_micro_batches)
+    job = Job(workers.folder, plan.stages, {}, plan.in_flight)
     workers.call_all(load_job, {device: (job,) for device in everyone})
     steps = THROUGHPUT_REPEATS + 2
 
     def run(job: Job, step: int) -> tuple[list[Span], dict[int, Tensors]]:
         args = {device: (job, shapes, keep) for device in everyone}
         results = workers.call_all(run_job, args, tell=lambda share: tell((step + share) / steps))
-        outputs = load_kept(workers.folder, everyone)
+        outputs = load_kept(workers.folder, everyone, keep)
         return [span for spans in results.values() for span in spans], outputs
 
-    alone = [run_order(plan, k) for k in range(LATENCY_RUNS + 2)]
-    order = {d: [task for tasks in alone for task in tasks.get(d, [])] for d in plan.devices}
-    latency_spans, _ = run(replace(job, order=order, one_by_one=True), 0)
-    first = {d: [task for tasks in alone[:2] for task in tasks.get(d, [])] for d in plan.devices}
-    traced, _ = run(replace(job, order=first, one_by_one=True, traced=True), 1)
-    latencies = [_extent(latency_spans, k) for k in range(2, LATENCY_RUNS + 2)]
-    num = int(np.clip(SECONDS_PER_REPEAT / max(_period(plan, problem), 1e-6), 12, 400))
+    m = plan.num_micro_batches
+    alone = _repeated(device_order(problem, plan, m), m, LATENCY_RUNS + 2)
+    latency_spans, _ = run(replace(job, order=alone, alone=m), 0)
+    twice = _repeated(device_order(problem, plan, m), m, 2)
+    traced, _ = run(replace(job, order=twice, alone=m, traced=True), 1)
+    latencies = [_extent(latency_spans, range(b * m, b * m + m)) for b in range(2, LATENCY_RUNS + 2)]
+    period_s = max(loads(problem, plan.stages).values())
+    num = int(np.clip(SECONDS_PER_REPEAT / period_s, max(12, 2 * m), 2000))
     order = device_order(problem, plan, num)
     repeats = [run(replace(job, order=order), 2 + r) for r in range(THROUGHPUT_REPEATS)]
     rates = [_rate(spans, plan, num) * problem.graph.samples for spans, _ in repeats]
     middle = repeats[int(np.argsort(rates)[len(rates) // 2])][0]
-    difference = max(_difference(outputs, reference) for _, outputs in repeats)
-    period_s = problem.graph.samples / statistics.median(rates)
+    difference = max(_difference(outputs, reference, m) for _, outputs in repeats)
+    measured_s = problem.graph.samples / statistics.median(rates)
     busy_s = _busy(middle, num)
     report = Report(
         latency_s=quantiles([end - start for start, end in latencies]),
         throughput_per_s=statistics.median(rates),
-        utilization={device: min(1.0, seconds / period_s) for device, seconds in busy_s.items()},
+        utilization={device: min(1.0, seconds / measured_s) for device, seconds in busy_s.items()},
         busy_s=busy_s,
         link_bytes=_link_bytes(plan),
         latency_band_s=(min(b - a for a, b in latencies), max(b - a for a, b in latencies)),
         throughput_band_per_s=(min(rates), max(rates)),
-        spans=_from_zero([s for s in traced if s.micro_batch == 1]),
+        spans=_from_zero([s for s in _joined(traced) if s.micro_batch >= m and s.kind != "stage"]),
         pipeline_spans=_from_zero(_joined(middle)),
     )
     return Execution(report, difference, TOLERANCE[model.dtype])
 
 
-def run_order(plan: Plan, k: int) -> dict[str, list[tuple[int, int]]]:
-    """The stages of one micro-batch by device, in the plan's order."""
-    order: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for i, stage in enumerate(plan.stages):
-        order[stage.device].append((k, i))
-    return order
+def _repeated(
+    order: dict[str, list[tuple[int, int]]], num_micro_batches: int, times: int
+) -> dict[str, list[tuple[int, int]]]:
+    """The order of one batch, once for each of several batches."""
+    offsets = [batch * num_micro_batches for batch in range(times)]
+    return {d: [(k + offset, i) for offset in offsets for k, i in tasks] for d, tasks in order.items()}
 
 
-def _period(plan: Plan, problem: Problem) -> float:
-    from scheduler.timeline import loads
-
-    return max(loads(problem, plan.stages).values())
-
-
-def _extent(spans: list[Span], k: int) -> tuple[float, float]:
-    mine = [span for span in spans if span.micro_batch == k and span.kind == "stage"]
+def _extent(spans: list[Span], micro_batches: range) -> tuple[float, float]:
+    mine = [span for span in spans if span.micro_batch in micro_batches and span.kind == "stage"]
     return min(s.start_s for s in mine), max(s.end_s for s in mine)
 
 
 def _rate(spans: list[Span], plan: Plan, num: int) -> float:
     """Micro-batches per second between the end of the fill and the end of the last to enter."""
-    fill = min(plan.num_micro_batches + 2, num // 2)
-    ends = [_extent(spans, k)[1] for k in range(num)]
+    fill = min(plan.in_flight + 2, num // 2)
+    ends = [0.0] * num
+    for span in spans:
+        if span.kind == "stage":
+            ends[span.micro_batch] = max(ends[span.micro_batch], span.end_s)
     return (num - 1 - fill) / (ends[-1] - ends[fill])
 
 
@@ -271,12 +291,18 @@ def _from_zero(spans: list[Span]) -> tuple[Span, ...]:
     return tuple(sorted(moved, key=lambda span: span.start_s))
 
 
-def _difference(outputs: dict[int, Tensors], reference: dict[int, Tensors]) -> float:
+def _difference(
+    outputs: dict[int, Tensors], reference: dict[int, Tensors], num_micro_batches: int
+) -> float:
     """Largest difference from the reference, relative to its largest magnitude; NaN never agrees."""
     worst = 0.0
-    for variant, tensors in reference.items():
-        for name, expected in tensors.items():
+    for batch, tensors in reference.items():
+        mine = range(batch * num_micro_batches, (batch + 1) * num_micro_batches)
+        for expected, *parts in zip(
+            tensors.values(), *(outputs[k].values() for k in mine), strict=True
+        ):
+            got = torch.cat(parts) if num_micro_batches > 1 else parts[0]
             scale = float(expected.abs().max()) or 1.0
-            distance = (outputs[variant][name].float() - expected.float()).abs().max()
-            worst = max(worst, float("inf") if torch.isnan(distance) else float(distance) / scale)
+            distance = float((got.float() - expected.float()).abs().max())
+            worst = max(worst, float("inf") if math.isnan(distance) else distance / scale)
     return worst

@@ -1,11 +1,13 @@
-"""Cutting an exported program into one GraphModule per stage, weights inside."""
+"""Cutting an exported program into stages that can be sent to a worker, weights inside."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
+from torch._ops import HigherOrderOperator, OpOverload
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
@@ -13,27 +15,68 @@ from executor.capture import is_item, is_op, weight_names
 
 
 @dataclass(frozen=True)
-class StageModule:
-    """A stage that runs: `module(*[tensors[name] for name in inputs])` returns `outputs` in order.
+class Ref:
+    """Stands for the value of a node in the arguments of another."""
 
-    `ops` names the operators in the order of the module's call nodes (items of tuples left out).
+    name: str
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a stage: a function, or its dotted name in `torch.ops`, and its arguments."""
+
+    name: str
+    target: str | Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class StageProgram:
+    """A stage that can be pickled (an fx graph of ATen operators cannot).
+
+    Attributes:
+        inputs, outputs: names of the tensors taken and given.
+        state: weights, constants and submodules by attribute name.
+        attributes: the attribute that each reference to the state reads.
     """
 
-    module: fx.GraphModule
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    ops: tuple[str, ...] = field(default=())
+    calls: tuple[Call, ...]
+    state: dict[str, Any]
+    attributes: dict[str, str]
+
+    def build(self, device: str) -> fx.GraphModule:
+        """Make a module on a torch device: `module(*inputs)` returns the tuple of outputs.
+
+        Nodes keep their names.
+        """
+        root = torch.nn.Module()
+        for attribute, value in self.state.items():
+            is_tensor = isinstance(value, Tensor)
+            setattr(root, attribute, torch.nn.Buffer(value) if is_tensor else value)
+        graph = fx.Graph()
+        made = {name: graph.placeholder(name) for name in self.inputs}
+        made |= {name: graph.get_attr(attribute) for name, attribute in self.attributes.items()}
+        for call in self.calls:
+            args, kwargs = _resolve((call.args, call.kwargs), made)
+            if "device" in kwargs:
+                kwargs = {**kwargs, "device": torch.device(device)}
+            target = _operator(call.target) if isinstance(call.target, str) else call.target
+            node = graph.create_node("call_function", target, args, kwargs, name=call.name)
+            made[call.name] = node
+        graph.output(tuple(made[name] for name in self.outputs))
+        return fx.GraphModule(root, graph).to(device)
 
 
-def cut(
-    program: ExportedProgram, stages: Sequence[tuple[str, Sequence[str]]], torch_devices: Mapping[str, str]
-) -> list[StageModule]:
-    """Cut a program into stages, given as (device, operator names), on the devices' torch names.
+def cut(program: ExportedProgram, stages: Sequence[Sequence[str]]) -> list[StageProgram]:
+    """Cut a program into stages, given as operator names.
 
     A stage takes the tensors that others made, and gives what another stage or the caller reads.
     """
     graph = program.graph
-    stage_of = {name: i for i, (_, ops) in enumerate(stages) for name in ops}
+    stage_of = {name: i for i, ops in enumerate(stages) for name in ops}
     made_in: dict[fx.Node, int] = {}
     for node in graph.nodes:
         if is_op(node):
@@ -41,47 +84,59 @@ def cut(
         elif is_item(node):
             made_in[node] = made_in[node.args[0]]
     leaving = {leaf for leaf in tree_leaves(graph.output_node().args) if isinstance(leaf, fx.Node)}
-    for node, stage in made_in.items():
-        if any(made_in.get(user, stage) != stage for user in node.users):
-            leaving.add(node)
+    leaving |= {n for n, i in made_in.items() if any(made_in.get(u, i) != i for u in n.users)}
     return [
-        _stage(program, [n for n in graph.nodes if made_in.get(n) == i], leaving, torch_devices[device])
-        for i, (device, _) in enumerate(stages)
+        _stage(program, [n for n in graph.nodes if made_in.get(n) == i], leaving)
+        for i in range(len(stages))
     ]
 
 
-def _stage(
-    program: ExportedProgram, nodes: list[fx.Node], leaving: set[fx.Node], device: str
-) -> StageModule:
+def _stage(program: ExportedProgram, nodes: list[fx.Node], leaving: set[fx.Node]) -> StageProgram:
     weights = weight_names(program)
-    state: dict[str, Any] = {**program.constants, **program.state_dict}
-    root = torch.nn.Module()
-    graph = fx.Graph()
-    copied: dict[fx.Node, fx.Node] = {}
+    values: dict[str, Any] = {**program.constants, **program.state_dict}
     inside = set(nodes)
-    sources = [s for node in nodes for s in node.all_input_nodes if s not in inside]
-    inputs = [s for s in dict.fromkeys(sources) if s.op != "get_attr" and s.name not in weights]
-    for source in inputs:
-        copied[source] = graph.placeholder(source.name)
-    for source in dict.fromkeys(sources):
+    outside = dict.fromkeys(s for n in nodes for s in n.all_input_nodes if s not in inside)
+    state: dict[str, Any] = {}
+    attributes: dict[str, str] = {}
+    for source in outside:
         if source.name in weights:
-            attribute = weights[source.name].replace(".", "_")
-            setattr(root, attribute, torch.nn.Buffer(state[weights[source.name]].detach()))
-            copied[source] = graph.get_attr(attribute)
+            attributes[source.name] = weights[source.name].replace(".", "_")
+            state[attributes[source.name]] = values[weights[source.name]].detach()
         elif source.op == "get_attr":
-            setattr(root, str(source.target), getattr(program.graph_module, str(source.target)))
-            copied[source] = graph.get_attr(str(source.target))
-    for node in nodes:
-        copied[node] = graph.node_copy(node, lambda n: copied[n])
-        if "device" in node.kwargs:
-            copied[node].update_kwarg("device", torch.device(device))
-    outputs = [node for node in nodes if node in leaving]
-    graph.output(tuple(copied[node] for node in outputs))
-    module = fx.GraphModule(root, graph)
-    names = tuple(node.name for node in nodes if not is_item(node))
-    return StageModule(
-        module, tuple(n.name for n in inputs), tuple(n.name for n in outputs), names
+            attributes[source.name] = str(source.target)
+            state[str(source.target)] = getattr(program.graph_module, str(source.target))
+    return StageProgram(
+        inputs=tuple(source.name for source in outside if source.name not in attributes),
+        outputs=tuple(node.name for node in nodes if node in leaving),
+        calls=tuple(_call(node) for node in nodes),
+        state=state,
+        attributes=attributes,
     )
+
+
+def _call(node: fx.Node) -> Call:
+    named = isinstance(node.target, OpOverload | HigherOrderOperator)
+    target = _dotted(node.target) if named else node.target
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: Ref(n.name))  # type: ignore[arg-type,return-value]
+    return Call(node.name, target, tuple(args), dict(kwargs))  # type: ignore[arg-type]
+
+
+def _dotted(target: Any) -> str:
+    return str(target) if isinstance(target, OpOverload) else f"higher_order.{target}"
+
+
+def _operator(dotted: str) -> Callable[..., Any]:
+    return reduce(getattr, dotted.split("."), torch.ops)  # type: ignore[return-value,arg-type]
+
+
+def _resolve(value: Any, made: Mapping[str, fx.Node]) -> Any:
+    if isinstance(value, Ref):
+        return made[value.name]
+    if isinstance(value, dict):
+        return {key: _resolve(item, made) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_resolve(item, made) for item in value)
+    return value
 
 
 def output_names(program: ExportedProgram) -> list[str]:

@@ -1,5 +1,6 @@
 """What a worker does with its stages: run micro-batches, receive, send, and keep time."""
 
+import operator
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -11,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, fx
 
-from executor.split import StageModule
+from executor.split import StageProgram
 from executor.wire import Channel, Shape, open_channel
 from executor.worker import Context
 from scheduler.plan import Stage, Transfer
@@ -28,7 +29,8 @@ class Job:
         folder: holds the stage modules and the inputs.
         order: per device, the (micro-batch, stage) pairs in the order in which they run.
         in_flight: micro-batches in flight; bounds what a fast sender may be ahead.
-        one_by_one: wait for every worker between micro-batches (to measure latency).
+        alone: micro-batches that enter together, before all workers wait for each other (to
+            measure latency); 0 for a steady flow.
         traced: time every operator too.
     """
 
@@ -36,24 +38,24 @@ class Job:
     stages: tuple[Stage, ...]
     order: Mapping[str, list[tuple[int, int]]]
     in_flight: int
-    one_by_one: bool = False
+    alone: int = 0
     traced: bool = False
 
 
-def save_stages(folder: Path, modules: list[StageModule], inputs: list[Tensors]) -> None:
-    """Write stage modules, a file each, and the variants of the inputs."""
-    for i, module in enumerate(modules):
-        torch.save(module, folder / f"stage{i}.pt")
+def save_stages(folder: Path, stages: list[StageProgram], inputs: list[Tensors]) -> None:
+    """Write stages, a file each, and the variants of the inputs."""
+    for i, stage in enumerate(stages):
+        torch.save(stage, folder / f"stage{i}.pt")
     torch.save(inputs, folder / "inputs.pt")
 
 
-def load_kept(folder: Path, devices: Iterable[str]) -> dict[int, Tensors]:
-    """The tensors that the workers kept in their last run, by input variant and name."""
+def load_kept(folder: Path, devices: Iterable[str], names: tuple[str, ...]) -> dict[int, Tensors]:
+    """The tensors that the workers kept in their last run, by input variant and name, in order."""
     outputs: dict[int, Tensors] = defaultdict(dict)
     for device in devices:
         for variant, tensors in torch.load(folder / f"kept-{device}.pt").items():
             outputs[variant] |= tensors
-    return outputs
+    return {v: {name: tensors[name] for name in names} for v, tensors in outputs.items()}
 
 
 class Runner:
@@ -63,29 +65,29 @@ class Runner:
         self.context, self.job = context, job
         device = context.device.torch_device
         mine = [i for i, s in enumerate(job.stages) if s.device == context.device.name]
-        self.modules: dict[int, StageModule] = {}
+        self.stages: dict[int, StageProgram] = {}
+        self.modules: dict[int, fx.GraphModule] = {}
         for i in mine:
-            stage = torch.load(job.folder / f"stage{i}.pt", weights_only=False, mmap=True)
-            stage.module.to(device)
-            self.modules[i] = stage
+            self.stages[i] = torch.load(job.folder / f"stage{i}.pt", weights_only=False, mmap=True)
+            self.modules[i] = self.stages[i].build(device)
         loaded = torch.load(job.folder / "inputs.pt", weights_only=False)
         self.inputs = [{k: v.to(device) for k, v in variant.items()} for variant in loaded]
-        self.last_stage = {name: i for i in mine for name in self.modules[i].inputs}
+        self.last_stage = {name: i for i in mine for name in self.stages[i].inputs}
         self.spans: list[Span] = []
 
     def run(self, k: int, i: int, tensors: Tensors) -> None:
         """Run stage i for micro-batch k: read its inputs from `tensors` and add its outputs."""
-        stage = self.modules[i]
+        stage = self.stages[i]
         variant = self.inputs[k % len(self.inputs)]
         arguments = [tensors[n] if n in tensors else variant[n] for n in stage.inputs]
         start_s = self.context.clock()
         if self.job.traced:
-            interpreter = TimedInterpreter(stage, self.context.clock)
+            interpreter = TimedInterpreter(self.modules[i], self.context.clock)
             results = interpreter.run(*arguments)
             name = self.context.device.name
             self.spans += [Span(op, "op", name, a, b, k) for op, a, b in interpreter.times]
         else:
-            results = stage.module(*arguments)
+            results = self.modules[i](*arguments)
         end_s = self.context.clock()
         self.spans.append(Span(f"stage {i}", "stage", self.context.device.name, start_s, end_s, k))
         tensors.update(zip(stage.outputs, results, strict=True))
@@ -104,19 +106,19 @@ class Runner:
 class TimedInterpreter(fx.Interpreter):
     """Runs a stage node by node and keeps (operator, start, end) of each."""
 
-    def __init__(self, stage: StageModule, clock: Callable[[], float]) -> None:
-        super().__init__(stage.module)
+    def __init__(self, module: fx.GraphModule, clock: Callable[[], float]) -> None:
+        super().__init__(module)
         self.clock = clock
-        self.names = iter(stage.ops)
         self.times: list[tuple[str, float, float]] = []
 
-    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+    def run_node(self, n: fx.Node) -> Any:
         """Time one operator; items of tuples are not operators."""
-        if getattr(target, "__name__", "") == "getitem":
-            return target(*args, **kwargs)
+        if n.op != "call_function" or n.target is operator.getitem:
+            return super().run_node(n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
         start_s = self.clock()
-        result = target(*args, **kwargs)
-        self.times.append((next(self.names), start_s, self.clock()))
+        result = n.target(*args, **kwargs)  # type: ignore[operator]
+        self.times.append((n.name, start_s, self.clock()))
         return result
 
 
@@ -144,10 +146,10 @@ def run_job(
     kept: dict[int, Tensors] = defaultdict(dict)
     left = Counter(k for k, _ in order)
     last = max((k for tasks in job.order.values() for k, _ in tasks), default=0)
-    current = 0
+    group = 0
     for k, i in order:
-        while job.one_by_one and current < k:
-            current = _next_alone(context, current)
+        while job.alone and group < k // job.alone:
+            group = _next_group(context, group)
         for transfer in job.stages[i].receives:
             alive[k][transfer.tensor] = channels[transfer].receive(k)
             runner.mark(transfer, k)
@@ -164,8 +166,8 @@ def run_job(
                 if transfer.dst == context.device.name:
                     channel.release(k)
             context.tell((k + 1) / (last + 1))
-    while job.one_by_one and current < last:
-        current = _next_alone(context, current)
+    while job.alone and group < last // job.alone:
+        group = _next_group(context, group)
     for channel in channels.values():
         channel.drain()
     torch.save(dict(kept), job.folder / f"kept-{context.device.name}.pt")
@@ -185,8 +187,8 @@ def _open_channels(
     }
 
 
-def _next_alone(context: Context, current: int) -> int:
-    """Wait for every worker before the next micro-batch enters."""
+def _next_group(context: Context, group: int) -> int:
+    """Wait for every worker before the next micro-batches enter."""
     if len(context.ranks) > 1:
         dist.barrier()
-    return current + 1
+    return group + 1
