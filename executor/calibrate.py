@@ -27,12 +27,13 @@ def calibrate(workers: Workers, tell: Tell) -> Cluster:
     devices = local_devices()
     pairs = list(permutations([device.name for device in devices], 2))
     steps = len(devices) + len(pairs)
-    provenance = Provenance("calibrated", f"{machine_name()}, torch {torch.__version__}", cache.now())
+    provenance = Provenance(
+        "calibrated", f"{machine_name()}, torch {torch.__version__}", cache.now()
+    )
     profiles: dict[str, DeviceProfile] = {}
     for step, device in enumerate(devices):
-        figures = workers.call(
-            device.name, measure_device, tell=lambda share, step=step: tell((step + share) / steps)
-        )
+        figures = workers.call(device.name, measure_device)
+        tell((step + 1) / steps)
         profiles[device.name] = to_profile(device, figures, provenance)
     links = []
     for step, (src, dst) in enumerate(pairs):
@@ -44,7 +45,9 @@ def calibrate(workers: Workers, tell: Tell) -> Cluster:
     return cluster
 
 
-def to_profile(device: LocalDevice, figures: DeviceFigures, provenance: Provenance) -> DeviceProfile:
+def to_profile(
+    device: LocalDevice, figures: DeviceFigures, provenance: Provenance
+) -> DeviceProfile:
     """Word measured rates as peaks (the best of each dtype) and efficiencies (shares of them)."""
     peaks: dict[str, float] = {}
     for (_, dtype), rate in figures.flops_per_s.items():
@@ -58,7 +61,9 @@ def to_profile(device: LocalDevice, figures: DeviceFigures, provenance: Provenan
     efficiency |= {kind: rate / bandwidth for kind, rate in figures.bytes_per_s.items()}
     efficiency["default"] = efficiency["copy"]
     return DeviceProfile(
-        name=f"{device.kind} with {len(device.cores)} cores" if device.kind == "cpu" else device.name,
+        name=f"{device.kind} with {len(device.cores)} cores"
+        if device.kind == "cpu"
+        else device.name,
         kind=device.kind,
         peak_flops_per_s=peaks,
         memory_bytes=device.memory_bytes,
@@ -73,4 +78,6 @@ def to_link(src: str, dst: str, one_way_s: list[float], provenance: Provenance) 
     """Latency from the smallest message, bandwidth from the growth up to the largest."""
     latency_s, largest_s = one_way_s[0], one_way_s[-1]
     grown_s = max(largest_s - latency_s, 1e-9)
-    return Link(src, dst, (LINK_SIZES_BYTES[-1] - LINK_SIZES_BYTES[0]) / grown_s, latency_s, provenance)
+    return Link(
+        src, dst, (LINK_SIZES_BYTES[-1] - LINK_SIZES_BYTES[0]) / grown_s, latency_s, provenance
+    )

@@ -80,9 +80,13 @@ def to_graph(program: ExportedProgram, name: str, batch: int) -> Graph:
     outputs = tuple(leaf.name for leaf in tree_leaves(result.args) if isinstance(leaf, fx.Node))
     parameters = {shared[n]: p.numel() for n, p in program.named_parameters()}
     return Graph(
-        name, ops, inputs, tuple(n for n in dict.fromkeys(outputs) if n in made), batch,
+        name,
+        ops,
+        inputs,
+        tuple(n for n in dict.fromkeys(outputs) if n in made),
+        batch,
         sum(parameters.values()),
-    )  # fmt: skip
+    )
 
 
 def _shared_storage(program: ExportedProgram, weights: Mapping[str, str]) -> dict[str, str]:
@@ -110,7 +114,9 @@ def _op(node: fx.Node, weights: Mapping[str, str], shared: Mapping[str, str]) ->
     written = sum(_num_bytes(leaf) for leaf in tree_leaves(out) if isinstance(leaf, TorchTensor))
     read = sum(_num_bytes(n.meta["val"]) for n in fed)
     if kind == "embedding":
-        read = written + sum(_num_bytes(n.meta["val"]) for n in fed if not n.meta["val"].is_floating_point())
+        read = written + sum(
+            _num_bytes(n.meta["val"]) for n in fed if not n.meta["val"].is_floating_point()
+        )
     if kind == "view":
         read = written = 0
     return Op(

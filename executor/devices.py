@@ -48,7 +48,9 @@ def all_cores() -> LocalDevice:
 def _cuda_devices(cores: tuple[int, ...]) -> list[LocalDevice]:
     if not torch.cuda.is_available():
         return []
-    sizes = [torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())]
+    sizes = [
+        torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())
+    ]
     return [LocalDevice(f"gpu{i}", "gpu", f"cuda:{i}", cores, size) for i, size in enumerate(sizes)]
 
 
@@ -73,7 +75,9 @@ def _cores_by_sibling() -> tuple[int, ...]:
         path = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list")
         return path.read_text().strip() if path.exists() else str(core)
 
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    cores = (
+        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    )
     first = {core: int(siblings(core).replace("-", ",").split(",")[0]) for core in cores}
     return tuple(sorted(first, key=lambda core: (first[core], core)))
 
@@ -86,7 +90,9 @@ def machine_name() -> str:
 
 def machine_key() -> str:
     """A digest of what a measured profile depends on: hardware, slices and the torch version."""
-    devices = [(d.name, d.torch_device, len(d.cores), d.memory_bytes >> 28) for d in local_devices()]
+    devices = [
+        (d.name, d.torch_device, len(d.cores), d.memory_bytes >> 28) for d in local_devices()
+    ]
     facts = f"{machine_name()} {devices} torch {torch.__version__} python {platform.machine()}"
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
@@ -94,5 +100,7 @@ def machine_key() -> str:
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
+    model = next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), ""
+    )
     return f"{model or platform.processor() or platform.machine()} x {len(_cores_by_sibling())}"

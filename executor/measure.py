@@ -50,17 +50,17 @@ def measure_device(context: Context) -> DeviceFigures:
         side = size if name == "float32" else size // 2
         a = torch.randn(side, side, device=device).to(dtype)
         flops["matmul", name] = 2 * side**3 / seconds_of(context, lambda a=a: a @ a)  # type: ignore[misc]
-        context.tell(len(flops) / 8)
     image = torch.randn(8, 128, 28, 28, device=device)
     kernel = torch.randn(128, 128, 3, 3, device=device)
     conv_flops = 2 * 8 * 128 * 28 * 28 * 128 * 9
-    flops["conv", "float32"] = conv_flops / seconds_of(context, lambda: F.conv2d(image, kernel, padding=1))
+    flops["conv", "float32"] = conv_flops / seconds_of(
+        context, lambda: F.conv2d(image, kernel, padding=1)
+    )
     heads = torch.randn(8, 12, 256, 64, device=device)
     attention_flops = 4 * 8 * 12 * 256 * 256 * 64
     flops["attention", "float32"] = attention_flops / seconds_of(
         context, lambda: F.scaled_dot_product_attention(heads, heads, heads)
     )
-    context.tell(0.6)
     flat = torch.randn(COPY_BYTES // 4, device=device)
     target = torch.empty_like(flat)
     rows = flat.view(-1, 1024)
@@ -76,7 +76,6 @@ def measure_device(context: Context) -> DeviceFigures:
     num_bytes = {kind: passes * COPY_BYTES for kind, (passes, _) in moving.items()}
     rates = {k: num_bytes[k] / seconds_of(context, run, 5) for k, (_, run) in moving.items()}
     tiny = torch.ones(8, device=device)
-    context.tell(1.0)
     return DeviceFigures(flops, rates, seconds_of(context, lambda: tiny + tiny, 200))
 
 

@@ -29,23 +29,23 @@ def _size(value: Any) -> float:
 
 def _matmul(args: tuple[Any, ...], out: Any) -> float:
     """2 m n k per matrix product: every output element is a sum over the first's last axis."""
-    return 2 * _size(out) * args[0].shape[-1]
+    return float(2 * _size(out) * args[0].shape[-1])
 
 
 def _addmm(args: tuple[Any, ...], out: Any) -> float:
-    return 2 * _size(out) * args[1].shape[-1]
+    return float(2 * _size(out) * args[1].shape[-1])
 
 
 def _conv(args: tuple[Any, ...], out: Any) -> float:
     """2 * outputs * (input channels / groups) * kernel size; weight is (out, in / groups, ...)."""
-    return 2 * _size(out) * prod(args[1].shape[1:])
+    return float(2 * _size(out) * prod(args[1].shape[1:]))
 
 
 def _attention(args: tuple[Any, ...], out: Any) -> float:
     """Q K^T and P V: 2 b h l s (d + d_v); a causal mask is not deducted."""
     query, key, value = args[:3]
     *batch, length, depth = query.shape
-    return 2.0 * prod(batch) * length * key.shape[-2] * (depth + value.shape[-1])
+    return float(2 * prod(batch) * length * key.shape[-2] * (depth + value.shape[-1]))
 
 
 def _per_output(count: float) -> Rule:
@@ -71,8 +71,8 @@ _GROUPS: list[tuple[str, Rule, str]] = [
     (
         "elementwise",
         _per_output(1),
-        "add sub mul div neg abs relu relu6 leaky_relu clamp maximum minimum hardtanh pow sqrt rsqrt "
-        "reciprocal square where eq ne lt le gt ge logical_and logical_or logical_not bitwise_and "
+        "add sub mul div neg abs relu relu6 leaky_relu clamp maximum minimum hardtanh pow sqrt "
+        "rsqrt reciprocal square where eq ne lt le gt ge logical_and logical_or logical_not bitwise_and "
         "bitwise_or bitwise_not masked_fill add_ mul_ relu_ rsub tril triu cumsum lerp addcmul",
     ),
     (
@@ -90,16 +90,16 @@ _GROUPS: list[tuple[str, Rule, str]] = [
     (
         "copy",
         _none,
-        "cat stack clone copy_ pad constant_pad_nd repeat arange zeros ones full zeros_like ones_like "
-        "full_like new_zeros new_ones roll upsample_nearest2d repeat_interleave scalar_tensor "
+        "cat stack clone copy_ pad constant_pad_nd repeat arange zeros ones full zeros_like "
+        "ones_like full_like new_zeros new_ones roll upsample_nearest2d repeat_interleave scalar_tensor "
         "_to_copy empty rand randn index_put scatter flip",
     ),
     (
         "view",
         _none,
         "view permute transpose unsqueeze squeeze expand slice select chunk split split_with_sizes "
-        "unbind alias detach t unflatten dropout dropout_ feature_dropout expand_as view_as getitem "
-        "lift_fresh_copy detach_ _assert_tensor_metadata narrow movedim swapaxes _unsafe_view "
+        "unbind alias detach t unflatten dropout dropout_ feature_dropout expand_as view_as "
+        "getitem lift_fresh_copy detach_ _assert_tensor_metadata narrow movedim swapaxes _unsafe_view "
         "sym_size _assert_scalar diagonal as_strided unfold",
     ),
 ]

@@ -34,6 +34,7 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}
 LATENCY_RUNS = 7
 THROUGHPUT_REPEATS = 3
 SECONDS_PER_REPEAT = 4.0
+OP_TIMES_BUDGET_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -112,26 +113,27 @@ def choose_micro_batches(source: str, batch: int, dtype: str) -> int:
     return next(m for m in (4, 3, 2, 1) if batch % m == 0)
 
 
-def op_times(workers: Workers, model: LoadedModel, graph: Graph, tell: Tell, fresh: bool) -> CostTable:
-    """Measure every operator of the model on every device, or take the times from the cache."""
+def op_times(
+    workers: Workers, model: LoadedModel, graph: Graph, tell: Tell, fresh: bool = False
+) -> CostTable:
+    """Measure every operator of the model on every device, or take the times from the cache.
+
+    All devices measure at the same time, as they will work in a pipeline: CPU slices share the
+    machine's memory bandwidth.
+    """
     digest = hashlib.sha256(repr((graph.ops, graph.samples)).encode()).hexdigest()[:16]
-    columns, provenance = [], {}
-    devices = list(workers.devices)
-    _save_whole(workers, model.micro, model.micro_batches, devices[0])
-    for number, device in enumerate(devices):
-        name = f"ops-{digest}-{device}"
-        times = None if fresh else cache.load(name, OpTimes)
-        if times is None or set(times.seconds) != set(graph.by_name):
-            medians, whole_s = workers.call(
-                device, measure_ops, workers.folder, 3.0,
-                tell=lambda share, number=number: tell((number + share) / len(devices)),
-            )  # fmt: skip
-            times = _scaled(medians, whole_s)
-            cache.store(name, times)
-        columns.append([times.seconds[op.name] for op in graph.ops])
-        provenance[device] = times.provenance
-        tell((number + 1) / len(devices))
-    return CostTable(tuple(devices), np.array(columns).T, provenance)
+    names = {device: f"ops-{digest}-{device}" for device in workers.devices}
+    known = {device: None if fresh else cache.load(n, OpTimes) for device, n in names.items()}
+    if any(t is None or set(t.seconds) != set(graph.by_name) for t in known.values()):
+        _save_whole(workers, model.micro, model.micro_batches, next(iter(names)))
+        args = dict.fromkeys(names, (workers.folder, OP_TIMES_BUDGET_S))
+        for device, (medians, whole_s) in workers.call_all(measure_ops, args, tell).items():
+            known[device] = _scaled(medians, whole_s)
+            cache.store(names[device], known[device])
+    times = {device: t for device, t in known.items() if t is not None}
+    columns = [[times[device].seconds[op.name] for op in graph.ops] for device in names]
+    provenance = {device: times[device].provenance for device in names}
+    return CostTable(tuple(names), np.array(columns).T, provenance)
 
 
 def _scaled(medians: dict[str, float], whole_s: float) -> OpTimes:
@@ -150,7 +152,9 @@ def _save_whole(
     return (Stage(device, tuple(ops)),)
 
 
-def run_whole(device: LocalDevice, model: LoadedModel, samples: int, tell: Tell) -> tuple[Report, dict[int, Tensors]]:
+def run_whole(
+    device: LocalDevice, model: LoadedModel, samples: int, tell: Tell
+) -> tuple[Report, dict[int, Tensors]]:
     """Measure the unsplit model on one device, in a worker of its own."""
     with Workers((device,)) as workers:
         return run_whole_in(workers, device.name, model, samples, tell)
@@ -171,17 +175,25 @@ def run_whole_in(
     busy_s = statistics.median(times)
     rates = [samples / seconds for seconds in times]
     report = Report(
-        latency_s=quantiles(times), throughput_per_s=samples / busy_s, utilization={device: 1.0},
-        busy_s={device: busy_s}, link_bytes={}, latency_band_s=(min(times), max(times)),
+        latency_s=quantiles(times),
+        throughput_per_s=samples / busy_s,
+        utilization={device: 1.0},
+        busy_s={device: busy_s},
+        link_bytes={},
+        latency_band_s=(min(times), max(times)),
         throughput_band_per_s=(min(rates), max(rates)),
-    )  # fmt: skip
+    )
     return report, load_kept(workers.folder, [device], keep)
 
 
 def execute(
-    workers: Workers, model: LoadedModel, plan: Plan, problem: Problem,
-    reference: dict[int, Tensors], tell: Tell,
-) -> Execution:  # fmt: skip
+    workers: Workers,
+    model: LoadedModel,
+    plan: Plan,
+    problem: Problem,
+    reference: dict[int, Tensors],
+    tell: Tell,
+) -> Execution:
     """Run a plan for real: latency of micro-batches one by one, then the steady state.
 
     `reference` holds the unsplit model's outputs by input variant.
@@ -196,11 +208,11 @@ def execute(
     keep = tuple(output_names(model.micro))
     everyone = dict.fromkeys(workers.devices)
     job = Job(workers.folder, plan.stages, {}, plan.in_flight)
-    workers.call_all(load_job, {device: (job,) for device in everyone})
+    workers.call_all(load_job, dict.fromkeys(everyone, (job,)))
     steps = THROUGHPUT_REPEATS + 2
 
     def run(job: Job, step: int) -> tuple[list[Span], dict[int, Tensors]]:
-        args = {device: (job, shapes, keep) for device in everyone}
+        args = dict.fromkeys(everyone, (job, shapes, keep))
         results = workers.call_all(run_job, args, tell=lambda share: tell((step + share) / steps))
         outputs = load_kept(workers.folder, everyone, keep)
         return [span for spans in results.values() for span in spans], outputs
@@ -210,7 +222,9 @@ def execute(
     latency_spans, _ = run(replace(job, order=alone, alone=m), 0)
     twice = _repeated(device_order(problem, plan, m), m, 2)
     traced, _ = run(replace(job, order=twice, alone=m, traced=True), 1)
-    latencies = [_extent(latency_spans, range(b * m, b * m + m)) for b in range(2, LATENCY_RUNS + 2)]
+    latencies = [
+        _extent(latency_spans, range(b * m, b * m + m)) for b in range(2, LATENCY_RUNS + 2)
+    ]
     period_s = max(loads(problem, plan.stages).values())
     num = int(np.clip(SECONDS_PER_REPEAT / period_s, max(12, 2 * m), 2000))
     order = device_order(problem, plan, num)
@@ -239,7 +253,9 @@ def _repeated(
 ) -> dict[str, list[tuple[int, int]]]:
     """The order of one batch, once for each of several batches."""
     offsets = [batch * num_micro_batches for batch in range(times)]
-    return {d: [(k + offset, i) for offset in offsets for k, i in tasks] for d, tasks in order.items()}
+    return {
+        d: [(k + offset, i) for offset in offsets for k, i in tasks] for d, tasks in order.items()
+    }
 
 
 def _extent(spans: list[Span], micro_batches: range) -> tuple[float, float]:
@@ -294,7 +310,7 @@ def _from_zero(spans: list[Span]) -> tuple[Span, ...]:
 def _difference(
     outputs: dict[int, Tensors], reference: dict[int, Tensors], num_micro_batches: int
 ) -> float:
-    """Largest difference from the reference, relative to its largest magnitude; NaN never agrees."""
+    """Largest difference, relative to the reference's largest magnitude; NaN never agrees."""
     worst = 0.0
     for batch, tensors in reference.items():
         mine = range(batch * num_micro_batches, (batch + 1) * num_micro_batches)

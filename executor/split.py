@@ -117,8 +117,9 @@ def _stage(program: ExportedProgram, nodes: list[fx.Node], leaving: set[fx.Node]
 def _call(node: fx.Node) -> Call:
     named = isinstance(node.target, OpOverload | HigherOrderOperator)
     target = _dotted(node.target) if named else node.target
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: Ref(n.name))  # type: ignore[arg-type,return-value]
-    return Call(node.name, target, tuple(args), dict(kwargs))  # type: ignore[arg-type]
+    map_nodes: Callable[..., Any] = fx.node.map_arg
+    args, kwargs = map_nodes((node.args, node.kwargs), lambda n: Ref(n.name))
+    return Call(node.name, target, tuple(args), dict(kwargs))
 
 
 def _dotted(target: Any) -> str:
@@ -126,7 +127,7 @@ def _dotted(target: Any) -> str:
 
 
 def _operator(dotted: str) -> Callable[..., Any]:
-    return reduce(getattr, dotted.split("."), torch.ops)  # type: ignore[return-value,arg-type]
+    return reduce(getattr, dotted.split("."), torch.ops)  # type: ignore[return-value]
 
 
 def _resolve(value: Any, made: Mapping[str, fx.Node]) -> Any:

@@ -95,7 +95,6 @@ class Runner:
             if self.last_stage[name] == i:
                 tensors.pop(name, None)
 
-
     def mark(self, transfer: Transfer, k: int) -> None:
         """Note the time of sending or receiving; the parent joins both into one span."""
         now_s = time.monotonic()

@@ -43,7 +43,13 @@ class SharedChannel:
     """
 
     def __init__(
-        self, context: Context, transfer: Transfer, number: int, shape: Shape, slots: int, folder: Path
+        self,
+        context: Context,
+        transfer: Transfer,
+        number: int,
+        shape: Shape,
+        slots: int,
+        folder: Path,
     ) -> None:
         self.context, self.slots = context, slots
         self.peer = context.ranks[
@@ -53,7 +59,10 @@ class SharedChannel:
         size, dtype = shape
         self.buffers = [
             torch.from_file(
-                str(folder / f"transfer{number}-{slot}"), shared=True, size=size.numel(), dtype=dtype
+                str(folder / f"transfer{number}-{slot}"),
+                shared=True,
+                size=size.numel(),
+                dtype=dtype,
             ).view(size)
             for slot in range(slots)
         ]

@@ -38,7 +38,9 @@ class Workers:
     def __init__(self, devices: tuple[LocalDevice, ...]) -> None:
         self.devices = {device.name: device for device in devices}
         memory = Path("/dev/shm")
-        self.folder = Path(tempfile.mkdtemp(prefix="apportion-", dir=memory if memory.exists() else None))
+        self.folder = Path(
+            tempfile.mkdtemp(prefix="apportion-", dir=memory if memory.exists() else None)
+        )
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._pipes: dict[str, Connection] = {}
         self._lifelines: list[Connection] = []
@@ -59,7 +61,10 @@ class Workers:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Stop the processes."""
         self.stop()
@@ -76,15 +81,21 @@ class Workers:
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno() if sys.stderr else None,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "GLOO_SOCKET_IFNAME": "lo",
-                 **_ALLOCATOR},
-        )  # fmt: skip
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(paths),
+                "GLOO_SOCKET_IFNAME": "lo",
+                **_ALLOCATOR,
+            },
+        )
         theirs.close()
         lifeline_end.close()
         self._pipes[name] = ours
         self._lifelines.append(lifeline)
 
-    def call(self, device: str, function: Callable[..., Any], *args: Any, tell: Tell = _quiet) -> Any:
+    def call(
+        self, device: str, function: Callable[..., Any], *args: Any, tell: Tell = _quiet
+    ) -> Any:
         """Run `function(context, *args)` in the worker of a device and return its result.
 
         Raises:
@@ -139,7 +150,9 @@ class Workers:
     def _death(self, device: str) -> WorkerError:
         status = self._processes[device].wait(timeout=10)
         ending = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
-        return WorkerError(f"device '{device}': its worker {ending}; the other workers were stopped")
+        return WorkerError(
+            f"device '{device}': its worker {ending}; the other workers were stopped"
+        )
 
     def stop(self) -> None:
         """Kill every worker, wait for them, and remove their files."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import permutations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from hardware.cluster import Cluster, Link
 from hardware.documents import STRICT, nearest, parse, read, read_raw
@@ -12,6 +12,7 @@ from hardware.profile import DeviceProfile, Provenance
 
 DATA = Path(__file__).parent / "data"
 
+Named = TypeVar("Named")
 Market = Literal["on_demand", "spot", "reserved"]
 
 
@@ -78,7 +79,8 @@ class Price:
         """Refuse prices that are not positive."""
         if not self.usd_per_hour > 0:
             raise ValueError(
-                f"price of '{self.instance}': usd_per_hour must be positive, got {self.usd_per_hour}"
+                f"price of '{self.instance}': usd_per_hour must be positive, "
+                f"got {self.usd_per_hour}"
             )
 
     def __str__(self) -> str:
@@ -153,7 +155,7 @@ def find_profile(name: str) -> DeviceProfile:
     return _find(name, load_profiles(), "device")
 
 
-def _find(name: str, known: dict[str, Any], word: str) -> Any:
+def _find(name: str, known: dict[str, Named], word: str) -> Named:
     if name not in known:
         raise ValueError(f"unknown {word} '{name}'{nearest(name, list(known))}")
     return known[name]

@@ -66,7 +66,10 @@ class DeviceProfile:
         if not self.peak_flops_per_s:
             raise ValueError(f"device '{self.name}': peak_flops_per_s lists no dtype")
         figures = {f"peak_flops_per_s.{k}": v for k, v in self.peak_flops_per_s.items()}
-        figures |= {"memory_bytes": self.memory_bytes, "memory_bytes_per_s": self.memory_bytes_per_s}
+        figures |= {
+            "memory_bytes": self.memory_bytes,
+            "memory_bytes_per_s": self.memory_bytes_per_s,
+        }
         figures |= {f"efficiency.{k}": v for k, v in self.efficiency.items()}
         if self.power_w is not None:
             figures["power_w"] = self.power_w
@@ -87,5 +90,7 @@ class DeviceProfile:
         """
         if dtype not in self.peak_flops_per_s:
             known = ", ".join(sorted(self.peak_flops_per_s))
-            raise ValueError(f"device '{self.name}' has no figure for dtype {dtype}; it has: {known}")
+            raise ValueError(
+                f"device '{self.name}' has no figure for dtype {dtype}; it has: {known}"
+            )
         return self.peak_flops_per_s[dtype]

@@ -50,11 +50,11 @@ def load_bound(problem: Problem) -> float:
     seconds = problem.seconds
     if seconds.shape[1] == 1:
         return float(seconds.sum())
-    largest_op = float(seconds.min(axis=1).max())
-    even = float(seconds.min(axis=1).sum()) / seconds.shape[1]
+    fastest = seconds.min(axis=1)
+    simple = float(max(fastest.max(), fastest.sum() / seconds.shape[1]))
     if seconds.size > LARGEST_LINEAR_PROGRAM:
-        return max(largest_op, even)
-    return max(largest_op, even, _fractional_load(seconds))
+        return simple
+    return max(simple, _fractional_load(seconds))
 
 
 def _fractional_load(seconds: np.ndarray) -> float:
@@ -75,8 +75,13 @@ def _fractional_load(seconds: np.ndarray) -> float:
         shape=(num_devices, z + 1),
     )
     solved = linprog(
-        np.append(np.zeros(z), 1.0), A_ub=load.tocsr(), b_ub=np.zeros(num_devices),
-        A_eq=assigned.tocsr(), b_eq=np.ones(num_ops), bounds=(0, None), method="highs",
-    )  # fmt: skip
+        np.append(np.zeros(z), 1.0),
+        A_ub=load.tocsr(),
+        b_ub=np.zeros(num_devices),
+        A_eq=assigned.tocsr(),
+        b_eq=np.ones(num_ops),
+        bounds=(0, None),
+        method="highs",
+    )
     # The solver's tolerance is 1e-7 of the scaled programme: stay on the safe side of it.
     return float(solved.fun) * scale * (1 - 1e-6) if solved.success else 0.0

@@ -69,13 +69,16 @@ def contiguous(problem: Problem) -> Placement:
 
 
 def _extend(
-    problem: Problem, kinds: list[list[str]], cuts: _Cuts,
+    problem: Problem,
+    kinds: list[list[str]],
+    cuts: _Cuts,
     value: dict[State, NDArray[np.float64]],
     parent: dict[State, tuple[NDArray[np.int64], list[State]]],
-    state: State, before: tuple[int, ...],
-) -> None:  # fmt: skip
-    """value[state][j] = min over i <= j and last kinds e of max(value[before, e][i], link, load)."""
-    used, last = state
+    state: State,
+    before: tuple[int, ...],
+) -> None:
+    """value[state][j] = min over i, e of max(value[before, e][i], link, load of ops i to j)."""
+    last = state[1]
     device = kinds[last][0]
     column = problem.device_index[device]
     prefix, forbidden = cuts.seconds[:, column], cuts.forbidden[:, column]
@@ -111,9 +114,12 @@ def _extend(
 
 
 def _trace(
-    problem: Problem, kinds: list[list[str]], cuts: _Cuts,
-    parent: dict[State, tuple[NDArray[np.int64], list[State]]], state: State,
-) -> Placement:  # fmt: skip
+    problem: Problem,
+    kinds: list[list[str]],
+    cuts: _Cuts,
+    parent: dict[State, tuple[NDArray[np.int64], list[State]]],
+    state: State,
+) -> Placement:
     names = [op.name for op in problem.graph.ops]
     placement: dict[str, str] = {}
     j = len(cuts.positions) - 1
@@ -158,5 +164,10 @@ def _candidate_cuts(problem: Problem) -> _Cuts:
     forbidden = np.vstack([none, (~can_run).cumsum(axis=0)]).astype(np.int64)
     params = np.append(0.0, np.cumsum([op.param_bytes for op in graph.ops]))
     return _Cuts(
-        positions, seconds[positions], forbidden[positions], params[positions], crossing[positions], num_crossing[positions]
+        positions,
+        seconds[positions],
+        forbidden[positions],
+        params[positions],
+        crossing[positions],
+        num_crossing[positions],
     )

@@ -11,11 +11,20 @@ import networkx as nx
 from hardware.documents import STRICT
 
 DTYPE_BYTES = {
-    "float64": 8, "int64": 8, "complex64": 8,
-    "float32": 4, "int32": 4, "tfloat32": 4,
-    "bfloat16": 2, "float16": 2, "int16": 2,
-    "int8": 1, "uint8": 1, "bool": 1, "float8": 1,
-}  # fmt: skip
+    "float64": 8,
+    "int64": 8,
+    "complex64": 8,
+    "float32": 4,
+    "int32": 4,
+    "tfloat32": 4,
+    "bfloat16": 2,
+    "float16": 2,
+    "int16": 2,
+    "int8": 1,
+    "uint8": 1,
+    "bool": 1,
+    "float8": 1,
+}
 
 
 @dataclass(frozen=True)

@@ -32,14 +32,17 @@ def upward_ranks(
 
 
 def earliest_finish(
-    w: NDArray[np.float64], pred: Edges, order: Sequence[int], c: TransferTime,
+    w: NDArray[np.float64],
+    pred: Edges,
+    order: Sequence[int],
+    c: TransferTime,
     allowed: Callable[[int, int], bool] = lambda i, p: True,
     chosen: Callable[[int, int], None] = lambda i, p: None,
 ) -> tuple[list[int], NDArray[np.float64]]:
-    """Give each task, in order, the device that finishes it first, idle gaps included (section 4.2).
+    """Give each task, in order, the device that finishes it first, gaps included (section 4.2).
 
     Returns the device of each task (-1 where none is allowed) and finish times.
-    """  # fmt: skip
+    """
     num_tasks, num_devices = w.shape
     busy: list[list[tuple[float, float]]] = [[] for _ in range(num_devices)]
     device = [-1] * num_tasks
@@ -89,7 +92,7 @@ def heft(problem: Problem) -> Placement:
     for i, j in edge_bytes:
         succ.setdefault(i, []).append(j)
         pred.setdefault(j, []).append(i)
-    links = [link for link in problem.links.values()]
+    links = list(problem.links.values())
     mean_latency = float(np.mean([link.latency_s for link in links])) if links else 0.0
     mean_per_byte = float(np.mean([1 / link.bytes_per_s for link in links])) if links else 0.0
     rank = upward_ranks(
@@ -106,9 +109,15 @@ def heft(problem: Problem) -> Placement:
         held[p].update(graph.ops[i].weights)
 
     device, _ = earliest_finish(
-        problem.seconds, pred, sorted(range(len(rank)), key=lambda i: -rank[i]),
+        problem.seconds,
+        pred,
+        sorted(range(len(rank)), key=lambda i: -rank[i]),
         lambda i, j, p, q: problem.transfer_s(edge_bytes[i, j], devices[p], devices[q]),
-        lambda i, p: need(i, p) <= free_bytes[p], chosen,
-    )  # fmt: skip
+        lambda i, p: need(i, p) <= free_bytes[p],
+        chosen,
+    )
     roomiest = int(np.argmax(free_bytes))
-    return {op.name: devices[device[i] if device[i] >= 0 else roomiest] for i, op in enumerate(graph.ops)}
+    return {
+        op.name: devices[device[i] if device[i] >= 0 else roomiest]
+        for i, op in enumerate(graph.ops)
+    }

@@ -54,7 +54,9 @@ class Problem:
         for target, device in self.pins.items():
             if device not in self.cluster.devices:
                 known = list(self.cluster.devices)
-                raise ValueError(f"pin '{target}': unknown device '{device}'{nearest(device, known)}")
+                raise ValueError(
+                    f"pin '{target}': unknown device '{device}'{nearest(device, known)}"
+                )
             if not any(_matches(target, op.name, op.module) for op in self.graph.ops):
                 names = [*self.graph.by_name, *(op.module for op in self.graph.ops if op.module)]
                 close = nearest(target, names) if len(names) < 50 else ""

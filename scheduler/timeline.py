@@ -2,8 +2,8 @@
 
 import heapq
 from collections import defaultdict
-from itertools import count
 from dataclasses import dataclass
+from itertools import count
 from typing import Literal
 
 from hardware.documents import STRICT
@@ -63,7 +63,9 @@ def stage_timeline(
     seconds = stage_seconds(problem, stages)
     receiver = {(r.tensor, r.dst): i for i, s in enumerate(stages) for r in s.receives}
     missing = {
-        (k, i): len(stage.receives) for k in range(num_micro_batches) for i, stage in enumerate(stages)
+        (k, i): len(stage.receives)
+        for k in range(num_micro_batches)
+        for i, stage in enumerate(stages)
     }
     unfinished = [len(stages)] * num_micro_batches
     ready: dict[str, list[tuple[int, int]]] = defaultdict(list)
@@ -137,7 +139,9 @@ def makespan(spans: list[Span]) -> float:
     return max(span.end_s for span in spans)
 
 
-def device_order(problem: Problem, plan: Plan, num_micro_batches: int) -> dict[str, list[tuple[int, int]]]:
+def device_order(
+    problem: Problem, plan: Plan, num_micro_batches: int
+) -> dict[str, list[tuple[int, int]]]:
     """The (micro-batch, stage) pairs of every device in the order in which it runs them."""
     spans = stage_timeline(problem, plan.stages, plan.in_flight, num_micro_batches)
     order: dict[str, list[tuple[int, int]]] = defaultdict(list)

@@ -33,7 +33,8 @@ class Block(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.proj(y.transpose(1, 2).reshape(batch, tokens, WIDTH))
         hidden: Tensor = F.gelu(self.fc(self.ln_2(x)), approximate="tanh")
-        return x + self.out(hidden)
+        result: Tensor = x + self.out(hidden)
+        return result
 
 
 class GPT2(nn.Module):

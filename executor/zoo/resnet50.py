@@ -38,9 +38,11 @@ class Bottleneck(nn.Module):
 def resnet50(batch: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """Build ResNet-50; input (batch, 3, 224, 224), 25,557,032 parameters."""
     layers: list[nn.Module] = [
-        nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(),
+        nn.Conv2d(3, 64, 7, 2, 3, bias=False),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
         nn.MaxPool2d(3, 2, 1),
-    ]  # fmt: skip
+    ]
     channels = 64
     for width, blocks, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
         for block in range(blocks):

@@ -1,0 +1,1 @@
+"""What would happen: replay of a plan, serving under traffic, cost, what-ifs, capacity."""

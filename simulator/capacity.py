@@ -1,0 +1,112 @@
+"""Capacity planning: the fewest replicas of each candidate that keep a promise."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hardware.units import format_seconds
+from simulator.serve import ServiceTimes, Serving, ServingReport, Traffic, serve
+
+Tell = Callable[[float], None]
+MAX_REPLICAS = 10_000
+MAX_REQUESTS = 20_000
+"""Requests simulated per run at most; the duration is shortened to it."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Hardware that one replica would run on; `times` is None where it cannot, with the reason."""
+
+    name: str
+    times: ServiceTimes | None
+    usd_per_hour: float | None
+    provenance: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The smallest fleet of one candidate, or the reason why there is none.
+
+    Attributes:
+        lower_bound_replicas: fewer cannot carry the load, whatever the promise.
+    """
+
+    name: str
+    provenance: str
+    replicas: int | None = None
+    lower_bound_replicas: int | None = None
+    usd_per_hour: float | None = None
+    report: ServingReport | None = None
+    reason: str = ""
+
+
+def size_fleets(
+    candidates: list[Candidate], traffic: Traffic, serving: Serving, tell: Tell
+) -> list[Fleet]:
+    """The smallest fleet of every candidate, by cost per hour; unpriced, then impossible last."""
+    fleets = []
+    for number, candidate in enumerate(candidates):
+        fleets.append(size_fleet(candidate, traffic, serving))
+        tell((number + 1) / len(candidates))
+    return sorted(
+        fleets,
+        key=lambda f: (f.replicas is None, f.usd_per_hour is None, f.usd_per_hour or 0.0),
+    )
+
+
+def size_fleet(candidate: Candidate, traffic: Traffic, serving: Serving) -> Fleet:
+    """The fewest replicas whose simulated p95 keeps `traffic.slo`.
+
+    Doubles from the load bound until the promise holds, then halves the interval: the p95 falls
+    with replicas. Every simulation uses the same random numbers.
+
+    Raises:
+        ValueError: the traffic has no promise.
+    """
+    if traffic.slo is None:
+        raise ValueError("traffic: a promise is needed to size a fleet, e.g. slo: {p95_s: 0.2}")
+    refused = Fleet(candidate.name, candidate.provenance, reason=candidate.reason)
+    if candidate.times is None:
+        return refused
+    promise_s, times = traffic.slo.p95_s, candidate.times
+    alone_s = times.latency(1)
+    if alone_s > promise_s:
+        reason = (
+            f"one request alone takes {format_seconds(alone_s)}, "
+            f"above the promise of {format_seconds(promise_s)}"
+        )
+        return replace(refused, reason=reason)
+    shorter = replace(traffic, duration_s=min(traffic.duration_s, MAX_REQUESTS / traffic.rate))
+    max_batch = _largest_batch(times, serving.batch.max or times.sizes[-1], promise_s)
+    batch = replace(serving.batch, max=max_batch)
+    bound = max(1, math.ceil(traffic.rate / times.capacity_per_s(max_batch)))
+
+    def run(replicas: int) -> ServingReport:
+        fleet = replace(serving, replicas=replicas, batch=batch)
+        return serve(times, shorter, fleet, np.random.default_rng(traffic.seed))
+
+    def kept(report: ServingReport) -> bool:
+        return report.latency_s is not None and report.latency_s.p95 <= promise_s
+
+    failing, replicas = bound - 1, bound
+    while not kept(report := run(replicas)):
+        failing, replicas = replicas, max(replicas + 1, int(replicas * 1.5))
+        if replicas > MAX_REPLICAS:
+            reason = f"{failing} replicas still miss the promise of {format_seconds(promise_s)}"
+            return replace(refused, reason=reason, lower_bound_replicas=bound)
+    while replicas - failing > 1:
+        middle = (replicas + failing) // 2
+        if kept(attempt := run(middle)):
+            replicas, report = middle, attempt
+        else:
+            failing = middle
+    rent = None if candidate.usd_per_hour is None else replicas * candidate.usd_per_hour
+    return Fleet(candidate.name, candidate.provenance, replicas, bound, rent, report)
+
+
+def _largest_batch(times: ServiceTimes, limit: int, promise_s: float) -> int:
+    """The largest batch that, started at once, still answers within the promise."""
+    return max(size for size in range(1, limit + 1) if times.latency(size) <= promise_s)

@@ -1,0 +1,132 @@
+"""What if the hardware were another: the same model planned, replayed and priced elsewhere."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from hardware.catalog import Instance, Market, PriceBook, instance_cluster
+from hardware.cluster import Cluster
+from hardware.errors import InfeasibleError
+from scheduler.costs import CostTable, cost_table, rescale
+from scheduler.graph import Graph, with_samples
+from scheduler.plan import Plan
+from scheduler.portfolio import solve
+from scheduler.problem import Problem
+from scheduler.report import Report
+from simulator.billing import Cost, bill
+from simulator.replay import replay
+from simulator.serve import ServiceTimes
+
+Tell = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one instance would do, or the reason why it cannot."""
+
+    name: str
+    plan: Plan | None = None
+    report: Report | None = None
+    cost: Cost | None = None
+    provenance: str = ""
+    reason: str = ""
+
+
+def best_plan(problem: Problem) -> tuple[Problem, Plan]:
+    """Plan with the problem's micro-batches, and with whole batches; the better of the two.
+
+    Raises:
+        InfeasibleError: neither fits.
+    """
+    whole = replace(
+        problem,
+        graph=with_samples(problem.graph, problem.batch),
+        costs=cost_table(with_samples(problem.graph, problem.batch), problem.cluster),
+        num_micro_batches=1,
+    )
+    answers: list[tuple[Problem, Plan]] = []
+    for candidate in [problem, whole] if problem.num_micro_batches > 1 else [problem]:
+        try:
+            answers.append((candidate, solve(candidate).best))
+        except InfeasibleError as refusal:
+            last = refusal
+    if not answers:
+        raise last
+    return min(answers, key=lambda answer: answer[1].value)
+
+
+def try_instance(
+    graph: Graph,
+    num_micro_batches: int,
+    instance: Instance,
+    prices: PriceBook,
+    objective: str = "throughput",
+    market: Market = "on_demand",
+    region: str | None = None,
+) -> Outcome:
+    """Plan, replay and price a model (`graph`: one micro-batch) on one instance.
+
+    Without a region the first one that offers the instance is taken.
+    """
+    try:
+        price = prices.find(instance.name, market, region)
+        cluster = instance_cluster(instance)
+        problem = Problem(
+            graph,
+            cluster,
+            cost_table(graph, cluster),
+            objective,  # type: ignore[arg-type]
+            usd_per_hour=price.usd_per_hour,
+            num_micro_batches=num_micro_batches,
+        )
+        problem, plan = best_plan(problem)
+    except (InfeasibleError, ValueError) as refusal:
+        return Outcome(instance.name, reason=str(refusal))
+    report = replay(problem, plan)
+    cost = bill(price.usd_per_hour, report.throughput_per_s, str(price))
+    levels = sorted({problem.costs.provenance[device].level for device in plan.devices})
+    return Outcome(instance.name, plan, report, cost, " and ".join(levels))
+
+
+def compare_instances(
+    graph: Graph,
+    num_micro_batches: int,
+    instances: list[Instance],
+    prices: PriceBook,
+    objective: str,
+    market: Market,
+    tell: Tell,
+) -> list[Outcome]:
+    """Try every instance; sorted by USD per 1,000 inferences, the impossible last."""
+    outcomes = []
+    for number, instance in enumerate(instances):
+        outcomes.append(try_instance(graph, num_micro_batches, instance, prices, objective, market))
+        tell((number + 1) / len(instances))
+    return sorted(outcomes, key=lambda o: o.cost.usd_per_1k if o.cost else math.inf)
+
+
+def service_times(
+    graph: Graph, cluster: Cluster, max_batch: int, measured: CostTable | None = None
+) -> ServiceTimes:
+    """Latency and period of a replica of a cluster for batches of 1, 2, 4, ... max_batch.
+
+    Each size is planned for throughput. `measured` are measured times of `graph`; other sizes
+    follow from them in proportion to the cost model's.
+
+    Raises:
+        InfeasibleError: the model does not fit.
+        ValueError: a device does not support the dtype.
+    """
+    sizes = sorted({*(2**i for i in range(max_batch.bit_length()) if 2**i < max_batch), max_batch})
+    base = cost_table(graph, cluster)
+    latency_s, period_s = [], []
+    for size in sizes:
+        varied = with_samples(graph, size)
+        costs = cost_table(varied, cluster)
+        if measured is not None:
+            costs = rescale(measured, base, costs)
+        problem = Problem(varied, cluster, costs)
+        report = replay(problem, solve(problem).best)
+        latency_s.append(report.latency_s.mean)
+        period_s.append(size / report.throughput_per_s)
+    return ServiceTimes(tuple(sizes), tuple(latency_s), tuple(period_s))

@@ -1,0 +1,146 @@
+"""The charts of report and app. They draw what they are given and compute only positions.
+
+Altair, because Streamlit brings it (Plotly would add 64 MB).
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+
+from hardware.units import format_count, format_seconds
+from scheduler.graph import Graph
+from scheduler.timeline import Span
+from simulator.capacity import Fleet
+from simulator.whatif import Outcome
+
+WIDTH = 860
+COLUMNS = 44
+"""Operators in one row of the graph before it goes on in the next."""
+
+MAX_SPANS = 4000
+
+
+def graph_chart(graph: Graph, placement: Mapping[str, str]) -> alt.Chart:
+    """The graph, left to right in rows by depth, coloured by device."""
+    position = _positions(graph)
+    nodes = [
+        {
+            "x": position[op.name][0], "y": position[op.name][1], "operator": op.name,
+            "kind": op.kind, "module": op.module, "device": placement[op.name],
+            "work": format_count(op.flops, "FLOP"),
+        }
+        for op in graph.ops
+    ]  # fmt: skip
+    edges = []
+    for op in graph.ops:
+        for tensor in op.inputs:
+            if (source := graph.producer.get(tensor)) is not None:
+                (x, y), (x2, y2) = position[source], position[op.name]
+                if x2 > x and abs(y2 - y) < 6:
+                    edges.append({"x": x, "y": y, "x2": x2, "y2": y2})
+    x, y = alt.X("x:Q", axis=None), alt.Y("y:Q", axis=None, scale=alt.Scale(reverse=True))
+    lines = (
+        alt.Chart(alt.Data(values=edges)).mark_rule(color="#bbb").encode(x, y, x2="x2", y2="y2:Q")
+    )
+    points = (
+        alt.Chart(alt.Data(values=nodes))
+        .mark_circle(size=110, opacity=1)
+        .encode(
+            x, y, color=alt.Color("device:N", title="device"),
+            tooltip=["operator:N", "kind:N", "module:N", "device:N", "work:N"],
+        )
+    )  # fmt: skip
+    height = 40 + 22 * (max(node["y"] for node in nodes) + 1)  # type: ignore[operator, type-var]
+    return (lines + points).properties(width=WIDTH, height=height, title="Graph by device")
+
+
+def _positions(graph: Graph) -> dict[str, tuple[int, int]]:
+    """Column by depth, wrapped; lanes side by side where several operators have one depth."""
+    depth: dict[str, int] = {}
+    for op in graph.ops:
+        sources = [graph.producer[t] for t in op.inputs if t in graph.producer]
+        depth[op.name] = max((depth[s] + 1 for s in sources), default=0)
+    lanes = Counter(depth.values())
+    rows = max(depth.values()) // COLUMNS + 1
+    tallest = [
+        max((lanes[d] for d in range(r * COLUMNS, (r + 1) * COLUMNS) if d in lanes), default=1)
+        for r in range(rows)
+    ]
+    seen: Counter[int] = Counter()
+    position = {}
+    for op in graph.ops:
+        d = depth[op.name]
+        row = d // COLUMNS
+        position[op.name] = (d % COLUMNS, sum(tallest[:row]) + row + seen[d])
+        seen[d] += 1
+    return position
+
+
+def timeline_chart(sides: Mapping[str, Sequence[Span]], title: str) -> alt.Chart:
+    """Gantt charts on one time axis, one above the other: prediction above measurement."""
+    rows = [
+        {
+            "side": side, "resource": span.resource, "start": span.start_s * 1e3,
+            "end": span.end_s * 1e3, "name": span.name, "duration": format_seconds(span.duration_s),
+            "micro-batch": str(span.micro_batch),
+        }
+        for side, spans in sides.items()
+        for span in list(spans)[:MAX_SPANS]
+    ]  # fmt: skip
+    resources = len({row["resource"] for row in rows})
+    return (
+        alt.Chart(alt.Data(values=rows))
+        .mark_bar(stroke="white", strokeWidth=0.3)
+        .encode(
+            x=alt.X("start:Q", title="milliseconds"), x2="end:Q",
+            y=alt.Y("resource:N", title=None),
+            color=alt.Color("micro-batch:N", title="micro-batch", scale=alt.Scale(scheme="tableau10")),
+            row=alt.Row("side:N", title=None, sort=list(sides)),
+            tooltip=["name:N", "resource:N", "duration:N", "micro-batch:N"],
+        )
+        .properties(width=WIDTH - 60, height=28 * resources, title=title)
+    )  # fmt: skip
+
+
+def cost_chart(outcomes: Sequence[Outcome]) -> alt.Chart:
+    """Cost against latency of every possible instance; both axes logarithmic."""
+    rows = [
+        {
+            "instance": o.name, "USD per 1,000": o.cost.usd_per_1k,
+            "latency": o.report.latency_s.p50 * 1e3, "low": o.report.latency_band_s[0] * 1e3,
+            "high": o.report.latency_band_s[1] * 1e3,
+        }
+        for o in outcomes
+        if o.cost and o.report
+    ]  # fmt: skip
+    x = alt.X(
+        "latency:Q",
+        title="latency of a batch, ms (bar: 90 % interval)",
+        scale=alt.Scale(type="log"),
+    )
+    y = alt.Y("USD per 1,000:Q", title="USD per 1,000 inferences", scale=alt.Scale(type="log"))
+    base = alt.Chart(alt.Data(values=rows))
+    bars = base.mark_rule(opacity=0.5).encode(
+        alt.X("low:Q", scale=alt.Scale(type="log")), y, x2="high:Q"
+    )
+    points = base.mark_circle(size=90).encode(
+        x, y, color=alt.Color("instance:N"), tooltip=["instance:N", "latency:Q", "USD per 1,000:Q"]
+    )
+    return (bars + points).properties(width=WIDTH - 60, height=300, title="Cost against latency")
+
+
+def fleet_chart(fleets: Sequence[Fleet]) -> alt.Chart:
+    """Cost per hour of the smallest fleets."""
+    rows: list[dict[str, Any]] = [
+        {"fleet": f"{f.replicas} x {f.name}", "USD per hour": f.usd_per_hour}
+        for f in fleets
+        if f.replicas and f.usd_per_hour is not None
+    ]
+    return (
+        alt.Chart(alt.Data(values=rows))
+        .mark_bar()
+        .encode(x="USD per hour:Q", y=alt.Y("fleet:N", sort="x", title=None))
+        .properties(width=WIDTH - 160, height=24 * max(1, len(rows)), title="Cheapest fleets")
+    )

@@ -1,0 +1,111 @@
+"""The command line: parse, run a command, word errors, choose the exit code."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+DONE, INFEASIBLE, BAD_INPUT, RUN_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = build_parser().parse_args(argv)
+    from hardware.errors import InfeasibleError
+
+    try:
+        code = _command(arguments)
+        sys.stdout.flush()
+        return code
+    except InfeasibleError as error:
+        return _fail(arguments, "infeasible", error, INFEASIBLE)
+    except ValueError as error:
+        return _fail(arguments, "error", error, BAD_INPUT)
+    except RuntimeError as error:
+        return _fail(arguments, "run failed", error, RUN_FAILED)
+    except KeyboardInterrupt:
+        return _fail(arguments, "interrupted", "stopped by the user", INTERRUPTED)
+
+
+def _command(arguments: argparse.Namespace) -> int:
+    from ui import commands
+
+    code: int = getattr(commands, arguments.command)(arguments)
+    return code
+
+
+def _fail(arguments: argparse.Namespace, word: str, reason: object, code: int) -> int:
+    print(f"apportion: {word}: {reason}", file=sys.stderr)
+    if arguments.json:
+        print(json.dumps({"error": str(reason), "kind": word, "exit_code": code}))
+    return code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = argparse.ArgumentParser(
+        prog="apportion",
+        description="Split PyTorch models across mixed hardware, predict latency and cloud cost, "
+        "and run the plan to check the prediction.",
+        epilog="Exit codes: 0 done, 1 infeasible, 2 bad input, 3 a run failed, 130 interrupted.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.add_argument(
+            "--json", action="store_true", help="one JSON document on standard output"
+        )
+        return added
+
+    def scenario(added: argparse.ArgumentParser, text: str = "scenario file (YAML)") -> None:
+        added.add_argument("scenario", type=Path, metavar="SCENARIO", help=text)
+
+    run = command("run", "capture, plan, simulate, execute, compare, report: the main job")
+    scenario(run)
+    recalibrate = "measure this machine again"
+    run.add_argument("--recalibrate", action="store_true", help=recalibrate)
+    capture = command("capture", "turn a model into a graph file with totals")
+    capture.add_argument("model", metavar="MODEL", help="zoo:NAME or python:MODULE:FACTORY")
+    capture.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the graph here")
+    capture.add_argument("--batch", type=int, default=1, help="inferences at once (default 1)")
+    capture.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
+    plan = command("plan", "place the model's operators on the devices")
+    plan.add_argument("scenario", type=Path, nargs="?", metavar="SCENARIO", help="scenario file")
+    plan.add_argument("--graph", type=Path, metavar="FILE", help="a graph file, without scenario")
+    plan.add_argument("--cluster", type=Path, metavar="FILE", help="cluster file for --graph")
+    plan.add_argument("--objective", choices=["throughput", "latency", "cost"])
+    plan.add_argument("--algorithm", metavar="NAME", help="one algorithm; auto takes the best")
+    plan.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the plan here")
+    for name, text in (
+        ("simulate", "predict latency, throughput, utilisation and cost"),
+        ("execute", "run the plan on this machine and measure"),
+    ):
+        scenario(command(name, text), "scenario (YAML) or plan file (JSON)")
+    compare = command("compare", "simulate what-ifs side by side")
+    compare.add_argument("scenarios", type=Path, nargs="+", metavar="SCENARIO")
+    compare.add_argument(
+        "--vary", action="append", default=[], metavar="KEY=A,B,C",
+        help="e.g. model.dtype=float32,bfloat16; repeat for every combination",
+    )  # fmt: skip
+    size = command("size", "find the smallest fleet of each instance that keeps a promise")
+    scenario(size)
+    devices = command("devices", "show this machine's devices as measured, and the catalog's")
+    devices.add_argument("--recalibrate", action="store_true", help=recalibrate)
+    command("prices", "show the catalog's instances and prices")
+    ui = command("ui", "open the app in a browser")
+    ui.add_argument("--port", type=int, default=8501)
+    ui.add_argument("--no-browser", action="store_true", help="serve without opening a browser")
+    return parser
+
+
+def emit(arguments: argparse.Namespace, document: Any) -> bool:
+    """Print the document where --json asks for it; returns whether it did."""
+    if arguments.json:
+        print(json.dumps(document))
+    return bool(arguments.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

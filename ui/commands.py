@@ -1,0 +1,316 @@
+"""The commands: each reads its files, calls the pipeline, and shows or prints the result."""
+
+import argparse
+import itertools
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hardware.catalog import load_instances, load_prices, load_profiles
+from hardware.cluster import Cluster
+from hardware.documents import read, to_plain, write_json
+from hardware.units import format_seconds, format_usd
+from scheduler.costs import cost_table
+from scheduler.plan import Plan
+from scheduler.problem import Problem
+from ui import files, pipeline, terminal
+from ui.cli import DONE, RUN_FAILED, emit
+from ui.pipeline import Prepared
+from ui.scenario import Scenario, read_scenario, vary
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The main job."""
+    from ui.job import run_scenario
+
+    scenario = read_scenario(arguments.scenario)
+    result = run_scenario(scenario, terminal.steps, arguments.recalibrate)
+    if not emit(arguments, result.document):
+        terminal.show_plans(result.prepared)
+        if result.measured:
+            terminal.show_comparison(result.predicted, result.measured)
+            terminal.show_provenance(result.prepared)
+        else:
+            terminal.show_prediction(result.predicted, result.prepared)
+        if result.cost:
+            hourly, per_1k = (
+                format_usd(result.cost.usd_per_hour),
+                format_usd(result.cost.usd_per_1k),
+            )
+            terminal.out.print(
+                f"Cost: {hourly}/h, {per_1k} per 1,000 inferences; {result.cost.provenance}\n"
+            )
+        else:
+            terminal.out.print(f"Cost: {pipeline.rent(scenario)[1]}\n")
+        terminal.show_outcomes(result.what_if)
+        terminal.out.print(f"Report: {result.folder / 'report.html'}")
+    agrees = result.measured is None or result.measured.execution.outputs_agree
+    return DONE if agrees else RUN_FAILED
+
+
+def capture(arguments: argparse.Namespace) -> int:
+    """Model source to graph file."""
+    from executor.capture import capture as capture_model
+
+    started_s = time.perf_counter()
+    with terminal.steps("Capturing the model"):
+        graph = capture_model(arguments.model, arguments.batch, arguments.dtype)
+    seconds = time.perf_counter() - started_s
+    document = {**files.graph_document(graph), "capture_s": seconds}
+    if arguments.output:
+        write_json(arguments.output, document)
+    if not emit(arguments, document):
+        terminal.show_capture(document, seconds)
+    return DONE
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    """Scenario, or graph and cluster, to plan file."""
+    if arguments.graph:
+        prepared, scenario = _problem_from_files(arguments), None
+    elif arguments.scenario:
+        scenario = read_scenario(arguments.scenario)
+        changed = {k: getattr(arguments, k) for k in ("objective", "algorithm")}
+        scenario = replace(scenario, **{k: v for k, v in changed.items() if v})
+        prepared = pipeline.prepare_anywhere(scenario, terminal.steps)
+    else:
+        raise ValueError("plan needs a SCENARIO, or --graph FILE with --cluster FILE")
+    prepared = pipeline.plan(prepared, terminal.steps)
+    assert prepared.solution is not None
+    document = files.plan_document(prepared.solution.best, scenario)
+    if arguments.output:
+        write_json(arguments.output, document)
+    if not emit(arguments, document):
+        terminal.show_plans(prepared)
+        if not arguments.output:
+            terminal.out.print("Add -o plan.json to keep the plan, --json to print it.")
+    return DONE
+
+
+def _problem_from_files(arguments: argparse.Namespace) -> Prepared:
+    from ui.scenario import ModelSpec
+
+    if not arguments.cluster:
+        raise ValueError("plan --graph needs --cluster FILE: the devices and links to plan for")
+    graph = files.read_graph(arguments.graph)
+    cluster = read(arguments.cluster, Cluster)
+    objective = arguments.objective or "throughput"
+    problem = Problem(graph, cluster, cost_table(graph, cluster), objective)
+    scenario = Scenario(
+        ModelSpec(f"graph:{arguments.graph}", graph.samples),
+        str(arguments.cluster),
+        objective,
+        arguments.algorithm or "auto",
+        name=graph.name,
+    )
+    return Prepared(scenario, problem)
+
+
+def _scenario_and_plan(path: Path) -> tuple[Scenario, Plan | None]:
+    if files.is_plan(path):
+        chosen, scenario = files.read_plan(path)
+        return scenario, chosen
+    return read_scenario(path), None
+
+
+def _with_plan(prepared: Prepared, chosen: Plan | None) -> tuple[Prepared, Plan]:
+    """Plan afresh, or check that a given plan speaks of this graph and these devices."""
+    if chosen is None:
+        prepared = pipeline.plan(prepared, terminal.steps)
+        assert prepared.solution is not None
+        return prepared, prepared.solution.best
+    if set(chosen.placement) != set(prepared.graph.by_name):
+        raise ValueError("the plan places other operators than this model has; plan it again")
+    unknown = set(chosen.devices) - set(prepared.problem.cluster.devices)
+    if unknown:
+        raise ValueError(f"the plan uses devices that are not here: {', '.join(sorted(unknown))}")
+    return prepared, chosen
+
+
+def simulate(arguments: argparse.Namespace) -> int:
+    """Scenario or plan to predicted report."""
+    scenario, given = _scenario_and_plan(arguments.scenario)
+    prepared, chosen = _with_plan(pipeline.prepare_anywhere(scenario, terminal.steps), given)
+    predicted, cost = pipeline.predict(prepared, chosen, terminal.steps)
+    document = files.report_document(prepared, chosen, predicted, cost)
+    if scenario.traffic:
+        document["serving"] = to_plain(pipeline.serve_traffic(prepared))
+    if not emit(arguments, document):
+        terminal.show_plans(prepared)
+        terminal.show_prediction(predicted, prepared)
+        if scenario.traffic:
+            terminal.show_serving(document["serving"], scenario.traffic.rate)
+        if cost:
+            terminal.out.print(
+                f"{format_usd(cost.usd_per_hour)}/h, {format_usd(cost.usd_per_1k)} per 1,000"
+            )
+    return DONE
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Scenario or plan to measured report."""
+    scenario, given = _scenario_and_plan(arguments.scenario)
+    if not pipeline.is_local(scenario):
+        raise ValueError(f"{arguments.scenario}: execute runs here; set hardware: local")
+    with terminal.steps("Capturing the model"):
+        graph, m = pipeline.capture_graph(scenario)
+    model = pipeline.load(scenario, m, terminal.steps)
+    with pipeline.start_workers() as workers:
+        cluster = pipeline.local_cluster(workers, terminal.steps)
+        costs = pipeline.measure_op_times(workers, model, graph, terminal.steps)
+        prepared, chosen = _with_plan(pipeline.prepare(scenario, graph, m, cluster, costs), given)
+        predicted, cost = pipeline.predict(prepared, chosen, terminal.steps)
+        measured = pipeline.execute(workers, model, prepared, chosen, terminal.steps)
+    document = files.report_document(prepared, chosen, predicted, cost, measured)
+    if not emit(arguments, document):
+        terminal.show_comparison(predicted, measured)
+    return DONE if measured.execution.outputs_agree else RUN_FAILED
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Simulate every scenario in every variation."""
+    variations = [_parse_variation(text) for text in arguments.vary]
+    rows: list[dict[str, Any]] = []
+    for path in arguments.scenarios:
+        base = read_scenario(path)
+        for values in itertools.product(*(values for _, values in variations)):
+            changes = dict(zip((key for key, _ in variations), values, strict=True))
+            rows.append(_compare_row(base, changes))
+    rows.sort(key=lambda row: row.get("usd_per_1k") or float("inf"))
+    if not emit(arguments, {"schema": "apportion.compare/1", "rows": rows}):
+        terminal.table(
+            "What-ifs",
+            ["scenario", "latency of a batch", "1/s", "USD/h", "USD/1,000", "plan"],
+            [_compare_cells(row) for row in rows],
+        )
+    return DONE
+
+
+def _parse_variation(text: str) -> tuple[str, list[Any]]:
+    key, separator, values = text.partition("=")
+    if not separator or not values:
+        raise ValueError(f"--vary '{text}': write KEY=A,B,C, e.g. model.batch=1,8")
+    return key, [yaml.safe_load(value) for value in values.split(",")]
+
+
+def _compare_row(base: Scenario, changes: dict[str, Any]) -> dict[str, Any]:
+    from hardware.errors import InfeasibleError
+
+    scenario = base
+    for key, value in changes.items():
+        scenario = vary(scenario, key, value)
+    row: dict[str, Any] = {"scenario": base.name, "changes": changes}
+    try:
+        prepared = pipeline.plan(
+            pipeline.prepare_anywhere(scenario, terminal.steps), terminal.steps
+        )
+    except InfeasibleError as refusal:
+        return {**row, "reason": str(refusal)}
+    assert prepared.solution is not None
+    best = prepared.solution.best
+    predicted, cost = pipeline.predict(prepared, best, terminal.steps)
+    return {
+        **row,
+        "latency_s": predicted.latency_s.p50,
+        "latency_band_s": list(predicted.latency_band_s),
+        "throughput_per_s": predicted.throughput_per_s,
+        "usd_per_hour": cost.usd_per_hour if cost else None,
+        "usd_per_1k": cost.usd_per_1k if cost else None,
+        "algorithm": best.algorithm,
+        "devices": best.devices,
+    }
+
+
+def _compare_cells(row: dict[str, Any]) -> list[str]:
+    name = " ".join([row["scenario"], *(f"{k}={v}" for k, v in row["changes"].items())])
+    if "reason" in row:
+        return [name, row["reason"], "", "", "", ""]
+    priced = row["usd_per_1k"] is not None
+    return [
+        name,
+        format_seconds(row["latency_s"]),
+        f"{row['throughput_per_s']:.4g}",
+        format_usd(row["usd_per_hour"]) if priced else "no price",
+        format_usd(row["usd_per_1k"]) if priced else "no price",
+        f"{row['algorithm']} on {', '.join(row['devices'])}",
+    ]
+
+
+def size(arguments: argparse.Namespace) -> int:
+    """Capacity planning."""
+    scenario = read_scenario(arguments.scenario)
+    pipeline.check_promise(scenario)
+    with terminal.steps("Capturing the model"):
+        graph, m = pipeline.capture_graph(scenario)
+    local = None
+    if pipeline.is_local(scenario):
+        model = pipeline.load(scenario, m, terminal.steps)
+        with pipeline.start_workers() as workers:
+            cluster = pipeline.local_cluster(workers, terminal.steps)
+            local = (cluster, pipeline.measure_op_times(workers, model, graph, terminal.steps))
+    fleets = pipeline.size(scenario, graph, local, terminal.steps)
+    document = files.size_document(scenario, fleets)
+    if not emit(arguments, document):
+        assert scenario.traffic is not None
+        assert scenario.traffic.slo is not None
+        promise = format_seconds(scenario.traffic.slo.p95_s)
+        terminal.show_fleets(
+            fleets, f"Fleets for {scenario.traffic.rate:g} requests/s, p95 within {promise}"
+        )
+    if document["fleet"] is None and not any(f.replicas for f in fleets):
+        from hardware.errors import InfeasibleError
+
+        raise InfeasibleError("no candidate keeps the promise; the reasons stand beside each")
+    return DONE
+
+
+def devices(arguments: argparse.Namespace) -> int:
+    """This machine's devices, measured; and the catalog."""
+    with pipeline.start_workers() as workers:
+        cluster = pipeline.local_cluster(workers, terminal.steps, arguments.recalibrate)
+    document = {
+        "schema": "apportion.devices/1",
+        "local": to_plain(cluster),
+        "age_s": pipeline.profile_age_s(cluster),
+        "catalog": {name: to_plain(profile) for name, profile in load_profiles().items()},
+    }
+    if not emit(arguments, document):
+        age = format_seconds(document["age_s"])
+        terminal.show_devices(cluster.devices, f"This machine, measured {age} ago")
+        terminal.show_links(cluster)
+        terminal.show_devices(load_profiles(), "Catalog (figures of data sheets)")
+    return DONE
+
+
+def prices(arguments: argparse.Namespace) -> int:
+    """Instances and what they cost."""
+    rows = load_prices().prices
+    document = {
+        "schema": "apportion.prices/1",
+        "prices": [to_plain(price) for price in rows],
+        "instances": {name: to_plain(i) for name, i in load_instances().items()},
+    }
+    if not emit(arguments, document):
+        cells = [
+            [p.instance, p.market, p.region, format_usd(p.usd_per_hour), p.as_of, p.source]
+            for p in rows
+        ]
+        columns = ["instance", "market", "region", "USD/h", "as of", "source"]
+        terminal.table("Prices", columns, cells)
+    return DONE
+
+
+def ui(arguments: argparse.Namespace) -> int:
+    """Serve the app."""
+    app = Path(__file__).parent / "app.py"
+    command = [
+        sys.executable, "-m", "streamlit", "run", str(app), "--server.port", str(arguments.port),
+        "--server.headless", str(arguments.no_browser).lower(),
+        "--browser.gatherUsageStats", "false", "--server.address", "localhost",
+    ]  # fmt: skip
+    return subprocess.run(command, check=False).returncode

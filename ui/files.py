@@ -1,0 +1,240 @@
+"""The files of a run: graph, plan, report, page and trace, written as soon as they are known."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from hardware.documents import parse, read_raw, to_plain, write_json
+from scheduler.graph import Graph
+from scheduler.plan import Plan
+from scheduler.report import Report, relative_error
+from scheduler.timeline import Span
+from simulator.billing import Cost
+from simulator.capacity import Fleet
+from simulator.whatif import Outcome
+from ui.pipeline import Measured, Prepared
+from ui.scenario import Scenario, parse_scenario
+
+
+def new_run_folder(name: str, root: Path = Path("runs")) -> Path:
+    """Make `runs/<time>-<name>/`."""
+    folder = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def graph_document(graph: Graph) -> dict[str, Any]:
+    """The capture file: totals first, then the graph."""
+    return {
+        "schema": "apportion.graph/1",
+        "name": graph.name,
+        "totals": graph.totals(),
+        "uncosted_ops": graph.uncosted_ops,
+        "graph": to_plain(graph),
+    }
+
+
+def read_graph(path: Path) -> Graph:
+    """Read a capture file.
+
+    Raises:
+        ValueError: it is none.
+    """
+    raw = read_raw(path)
+    if not isinstance(raw, dict) or raw.get("schema") != "apportion.graph/1":
+        found = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
+        raise ValueError(f"{path}: schema must be 'apportion.graph/1', got {found!r}")
+    return parse(raw.get("graph"), Graph, str(path))
+
+
+def plan_document(chosen: Plan, scenario: Scenario | None) -> dict[str, Any]:
+    """The plan file: the plan, and the scenario that it answers."""
+    return {**to_plain(chosen), "scenario": to_plain(scenario) if scenario else None}
+
+
+def read_plan(path: Path) -> tuple[Plan, Scenario]:
+    """Read a plan file that was made from a scenario.
+
+    Raises:
+        ValueError: it is none.
+    """
+    raw = read_raw(path)
+    scenario = raw.pop("scenario", None)
+    if not scenario:
+        raise ValueError(f"{path}: this plan was made from a graph file, without a scenario")
+    return parse(raw, Plan, str(path)), parse_scenario(scenario, str(path), path.stem)
+
+
+def is_plan(path: Path) -> bool:
+    """Whether a file is a plan rather than a scenario."""
+    raw = read_raw(path)
+    return isinstance(raw, dict) and raw.get("schema") == "apportion.plan/1"
+
+
+def report_document(
+    prepared: Prepared,
+    chosen: Plan,
+    predicted: Report,
+    cost: Cost | None,
+    measured: Measured | None = None,
+    what_if: list[Outcome] | None = None,
+    status: str = "complete",
+) -> dict[str, Any]:
+    """The report file: prediction, measurement, their error, cost, and provenance."""
+    execution = measured.execution if measured else None
+    return {
+        "schema": "apportion.report/1",
+        "name": prepared.scenario.name,
+        "status": status,
+        "scenario": to_plain(prepared.scenario),
+        "batch": prepared.problem.batch,
+        "units": {
+            "latency_s": "s per batch",
+            "throughput_per_s": "inferences/s",
+            "busy_s": "s per micro-batch",
+        },
+        "predicted": to_plain(predicted),
+        "measured": to_plain(execution.report) if execution else None,
+        "error": errors(predicted, execution.report) if execution else None,
+        "output": execution
+        and {
+            "difference": execution.output_difference,
+            "tolerance": execution.tolerance,
+            "agrees": execution.outputs_agree,
+        },
+        "baselines": {name: to_plain(r) for name, r in measured.baselines.items()}
+        if measured
+        else None,
+        "cost": to_plain(cost) if cost else None,
+        "what_if": [outcome_document(outcome) for outcome in what_if or []],
+        "algorithms": algorithms_document(prepared),
+        "plan": {
+            "algorithm": chosen.algorithm,
+            "objective": chosen.objective,
+            "value": chosen.value,
+            "lower_bound": chosen.lower_bound,
+            "gap": chosen.gap,
+            "num_micro_batches": chosen.num_micro_batches,
+            "in_flight": chosen.in_flight,
+            "memory": {d: to_plain(need) for d, need in chosen.memory.items()},
+        },
+        "provenance": {device: str(p) for device, p in prepared.problem.costs.provenance.items()},
+        "assumptions": [
+            "inputs and outputs lie in the memory of the device that reads or writes them",
+            "intervals are the 90 % band of the times' provenance; of a measurement, its range",
+        ],
+    }
+
+
+def errors(predicted: Report, measured: Report) -> dict[str, Any]:
+    """(predicted - measured) / measured of latency, throughput and busy time by device."""
+    return {
+        "latency": relative_error(predicted.latency_s.p50, measured.latency_s.p50),
+        "throughput": relative_error(predicted.throughput_per_s, measured.throughput_per_s),
+        "busy": {
+            device: relative_error(seconds, measured.busy_s[device])
+            for device, seconds in predicted.busy_s.items()
+            if device in measured.busy_s
+        },
+    }
+
+
+def algorithms_document(prepared: Prepared) -> list[dict[str, Any]]:
+    """Every algorithm's value, gap and time, the best first; then the refusals."""
+    if prepared.solution is None:
+        return []
+    rows: list[dict[str, Any]] = [
+        {
+            "algorithm": p.algorithm,
+            "value": p.value,
+            "gap": p.gap,
+            "solve_s": p.solve_s,
+            "devices": p.devices,
+            "stages": len(p.stages),
+        }
+        for p in prepared.solution.plans
+    ]
+    refused = prepared.solution.refusals.items()
+    return rows + [{"algorithm": name, "refused": reason} for name, reason in refused]
+
+
+def outcome_document(outcome: Outcome) -> dict[str, Any]:
+    """One what-if row."""
+    if outcome.report is None or outcome.plan is None or outcome.cost is None:
+        return {"instance": outcome.name, "reason": outcome.reason}
+    return {
+        "instance": outcome.name,
+        "usd_per_hour": outcome.cost.usd_per_hour,
+        "usd_per_1k": outcome.cost.usd_per_1k,
+        "latency_s": outcome.report.latency_s.p50,
+        "latency_band_s": list(outcome.report.latency_band_s),
+        "throughput_per_s": outcome.report.throughput_per_s,
+        "throughput_band_per_s": list(outcome.report.throughput_band_per_s),
+        "algorithm": outcome.plan.algorithm,
+        "devices": outcome.plan.devices,
+        "num_micro_batches": outcome.plan.num_micro_batches,
+        "provenance": outcome.provenance,
+        "price": outcome.cost.provenance,
+    }
+
+
+def write_trace(path: Path, sides: dict[str, tuple[Span, ...]]) -> None:
+    """Write timelines in the Trace Event Format, which Perfetto opens: one process a side.
+
+    Source: "Trace Event Format", Chromium project; times in microseconds.
+    """
+    events: list[dict[str, Any]] = []
+    for pid, (side, spans) in enumerate(sides.items(), 1):
+        events.append({"ph": "M", "name": "process_name", "pid": pid, "args": {"name": side}})
+        for tid, resource in enumerate(dict.fromkeys(span.resource for span in spans), 1):
+            events.append(
+                {
+                    "ph": "M",
+                    "name": "thread_name",
+                    "pid": pid,
+                    "tid": tid,
+                    "args": {"name": resource},
+                }
+            )
+            events += [
+                {
+                    "ph": "X",
+                    "name": span.name,
+                    "cat": span.kind,
+                    "pid": pid,
+                    "tid": tid,
+                    "ts": span.start_s * 1e6,
+                    "dur": span.duration_s * 1e6,
+                    "args": {"micro_batch": span.micro_batch},
+                }
+                for span in spans
+                if span.resource == resource
+            ]
+    write_json(path, {"traceEvents": events, "displayTimeUnit": "ms"})
+
+
+def size_document(scenario: Scenario, fleets: list[Fleet]) -> dict[str, Any]:
+    """The sizing report: the cheapest fleet that has a price, its bound, and every candidate."""
+    priced = [f for f in fleets if f.replicas and f.usd_per_hour is not None]
+    best = priced[0] if priced else None
+    bounds = [
+        f.usd_per_hour / f.replicas * f.lower_bound_replicas
+        for f in priced
+        if f.usd_per_hour and f.replicas and f.lower_bound_replicas
+    ]
+    bound = min(bounds, default=None)
+    gap = None
+    if best and best.usd_per_hour and bound:
+        gap = (best.usd_per_hour - bound) / best.usd_per_hour
+    return {
+        "schema": "apportion.size/1",
+        "name": scenario.name,
+        "traffic": to_plain(scenario.traffic),
+        "fleet": best
+        and {"instance": best.name, "replicas": best.replicas, "usd_per_hour": best.usd_per_hour},
+        "lower_bound_usd_per_hour": bound,
+        "gap": gap,
+        "candidates": [to_plain(fleet) for fleet in fleets],
+    }

@@ -1,0 +1,102 @@
+"""The main job: every step of `apportion run`, its files written as soon as they are known."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hardware.documents import write_json
+from hardware.errors import InfeasibleError
+from scheduler.plan import Plan
+from scheduler.report import Report
+from simulator.billing import Cost
+from simulator.whatif import Outcome
+from ui import files, pipeline
+from ui.page import write_page
+from ui.pipeline import Measured, Prepared, Steps
+from ui.scenario import Rented, Scenario
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """All that a run found out, and the folder that holds its files."""
+
+    folder: Path
+    prepared: Prepared
+    chosen: Plan
+    predicted: Report
+    cost: Cost | None
+    what_if: list[Outcome]
+    measured: Measured | None
+    document: dict[str, Any]
+
+
+def run_scenario(
+    scenario: Scenario, steps: Steps, recalibrate: bool = False, root: Path = Path("runs")
+) -> JobResult:
+    """Capture, plan, simulate, price, execute where the hardware is here, compare, report.
+
+    Raises:
+        ValueError: bad input. InfeasibleError: no plan. WorkerError: a run failed. What had been
+        computed by then is in the run's folder.
+    """
+    if isinstance(scenario.hardware, Rented) or not pipeline.is_local(scenario):
+        cluster = pipeline.rented_cluster(scenario)
+        pipeline.rent(scenario)
+    with steps("Capturing the model"):
+        graph, m = pipeline.capture_graph(scenario)
+    folder = files.new_run_folder(scenario.name, root)
+    write_json(folder / "graph.json", files.graph_document(graph))
+    if not pipeline.is_local(scenario):
+        return _predict(pipeline.prepare(scenario, graph, m, cluster), folder, steps)
+    model = pipeline.load(scenario, m, steps)
+    with pipeline.start_workers() as workers:
+        cluster = pipeline.local_cluster(workers, steps, recalibrate)
+        costs = pipeline.measure_op_times(workers, model, graph, steps, recalibrate)
+        result = _predict(pipeline.prepare(scenario, graph, m, cluster, costs), folder, steps)
+        measured = pipeline.execute(workers, model, result.prepared, result.chosen, steps)
+    return _report(
+        folder,
+        result.prepared,
+        result.chosen,
+        result.predicted,
+        result.cost,
+        result.what_if,
+        measured,
+    )
+
+
+def _predict(prepared: Prepared, folder: Path, steps: Steps) -> JobResult:
+    """Plan and simulate, here and elsewhere, and write what is known."""
+    prepared = pipeline.plan(prepared, steps)
+    if prepared.solution is None:
+        raise InfeasibleError("no plan")
+    chosen = prepared.solution.best
+    write_json(folder / "plan.json", files.plan_document(chosen, prepared.scenario))
+    predicted, cost = pipeline.predict(prepared, chosen, steps)
+    _report(folder, prepared, chosen, predicted, cost, [], None)
+    m = prepared.problem.num_micro_batches
+    what_if = pipeline.elsewhere(prepared.scenario, prepared.graph, m, steps)
+    return _report(folder, prepared, chosen, predicted, cost, what_if, None)
+
+
+def _report(
+    folder: Path,
+    prepared: Prepared,
+    chosen: Plan,
+    predicted: Report,
+    cost: Cost | None,
+    what_if: list[Outcome],
+    measured: Measured | None,
+) -> JobResult:
+    """Write report, page and trace; a report that still lacks its measurement says so."""
+    unfinished = measured is None and pipeline.is_local(prepared.scenario)
+    status = "partial: not executed" if unfinished else "complete"
+    document = files.report_document(prepared, chosen, predicted, cost, measured, what_if, status)
+    write_json(folder / "report.json", document)
+    sides = {"predicted: one batch": predicted.spans, "predicted: steady": predicted.pipeline_spans}
+    if measured:
+        real = measured.execution.report
+        sides |= {"measured: one batch": real.spans, "measured: steady": real.pipeline_spans}
+    files.write_trace(folder / "trace.json", sides)
+    write_page(folder / "report.html", prepared, chosen, document, what_if)
+    return JobResult(folder, prepared, chosen, predicted, cost, what_if, measured, document)

@@ -1,0 +1,114 @@
+"""The self-contained report page."""
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+
+from hardware.documents import write_text
+from hardware.units import format_seconds, format_usd
+from scheduler.plan import Plan
+from scheduler.timeline import Span
+from simulator.whatif import Outcome
+from ui.charts import cost_chart, graph_chart, timeline_chart
+from ui.pipeline import Prepared
+
+STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:960px;margin:2rem auto;padding:0 1rem;color:#222}
+table{border-collapse:collapse;margin:.6rem 0 1.4rem}td,th{padding:.25rem .8rem;text-align:right;
+border-bottom:1px solid #ddd}td:first-child,th:first-child{text-align:left}h1{margin-bottom:0}
+.note{color:#666;font-size:13px}
+"""
+
+
+def write_page(
+    path: Path, prepared: Prepared, chosen: Plan, document: dict[str, Any], what_if: list[Outcome]
+) -> None:
+    """Write the report as one HTML file that needs no network."""
+    predicted = [_span(span) for span in document["predicted"]["spans"]]
+    sides = {"predicted": predicted}
+    if document["measured"]:
+        sides["measured"] = [_span(span) for span in document["measured"]["spans"]]
+    charts = [
+        graph_chart(prepared.graph, chosen.placement),
+        timeline_chart(sides, "One batch alone, operator by operator"),
+    ]
+    if any(outcome.cost for outcome in what_if):
+        charts.append(cost_chart(what_if))
+    drawn = alt.vconcat(*charts).resolve_scale(color="independent")
+    page = drawn.to_html(inline=True, embed_options={"actions": False})
+    head = f"<title>Apportion: {escape(document['name'])}</title><style>{STYLE}</style></head>"
+    page = page.replace("</head>", head, 1)
+    write_text(path, page.replace("<body>", f"<body>{_summary(document)}", 1))
+
+
+def _span(plain: dict[str, Any]) -> Span:
+    return Span(**plain)
+
+
+def _summary(document: dict[str, Any]) -> str:
+    plan, model = document["plan"], document["scenario"]["model"]
+    parts = [
+        f"<h1>{escape(document['name'])}</h1>",
+        f"<p>{escape(model['source'])}, batch {model['batch']}, {model['dtype']}; plan "
+        f"<b>{escape(plan['algorithm'])}</b> for {plan['objective']}, at most {plan['gap']:.1%} above "
+        f"the optimum; {plan['num_micro_batches']} micro-batches a batch, {plan['in_flight']} in "
+        f"flight. Status: {escape(document['status'])}.</p>",
+        _figures(document),
+        _what_if(document["what_if"]),
+    ]
+    notes = [f"times on {d}: {p}" for d, p in document["provenance"].items()]
+    notes += document["assumptions"]
+    parts.append("<p class=note>" + "<br>".join(map(escape, notes)) + "</p>")
+    return "".join(parts)
+
+
+def _figures(document: dict[str, Any]) -> str:
+    predicted, measured, error = document["predicted"], document["measured"], document["error"]
+    rows = [["", "predicted", "90 % interval", "measured", "error"]]
+    rows.append([
+        "latency of a batch", format_seconds(predicted["latency_s"]["p50"]),
+        " to ".join(map(format_seconds, predicted["latency_band_s"])),
+        format_seconds(measured["latency_s"]["p50"]) if measured else "",
+        f"{error['latency']:+.1%}" if error else "",
+    ])  # fmt: skip
+    rows.append([
+        "throughput (inferences/s)", f"{predicted['throughput_per_s']:.4g}",
+        " to ".join(f"{v:.4g}" for v in predicted["throughput_band_per_s"]),
+        f"{measured['throughput_per_s']:.4g}" if measured else "",
+        f"{error['throughput']:+.1%}" if error else "",
+    ])  # fmt: skip
+    for device, busy_s in predicted["busy_s"].items():
+        rows.append([
+            f"busy per micro-batch, {device}", format_seconds(busy_s), "",
+            format_seconds(measured["busy_s"][device]) if measured else "",
+            f"{error['busy'][device]:+.1%}" if error else "",
+        ])  # fmt: skip
+    for name, report in (document["baselines"] or {}).items():
+        latency = format_seconds(report["latency_s"]["p50"])
+        throughput = f"{report['throughput_per_s']:.4g}/s, {latency}"
+        rows.append([f"unsplit on {name}", "", "", throughput, ""])
+    return _table(rows)
+
+
+def _what_if(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return ""
+    cells = [["instance", "USD/1,000", "USD/h", "latency of a batch", "inferences/s", "times"]]
+    for row in rows:
+        if "reason" in row:
+            cells.append([row["instance"], "", "", "", "", row["reason"]])
+            continue
+        cells.append([
+            row["instance"], format_usd(row["usd_per_1k"]), format_usd(row["usd_per_hour"]),
+            format_seconds(row["latency_s"]), f"{row['throughput_per_s']:.4g}", row["provenance"],
+        ])  # fmt: skip
+    return "<h2>What if: the same model elsewhere</h2>" + _table(cells)
+
+
+def _table(rows: list[list[str]]) -> str:
+    head, *body = rows
+    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    lines = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in row)}</tr>" for row in body)
+    return f"<table><tr>{top}</tr>{lines}</table>"

@@ -1,0 +1,137 @@
+"""The scenario: the one file that a user writes and shares."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from hardware.catalog import Market
+from hardware.documents import STRICT, parse, read_raw, to_plain
+from scheduler.problem import Objective
+from simulator.serve import Serving, Traffic
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What is run: `source` is zoo:NAME or python:MODULE:FACTORY."""
+
+    __pydantic_config__ = STRICT
+    source: str
+    batch: int = 1
+    dtype: str = "float32"
+    mode: Literal["inference"] = "inference"
+
+    def __post_init__(self) -> None:
+        """Refuse empty batches."""
+        if self.batch < 1:
+            raise ValueError(f"batch must be at least 1, got {self.batch}")
+
+
+@dataclass(frozen=True)
+class Network:
+    """What joins rented instances, each way."""
+
+    __pydantic_config__ = STRICT
+    bytes_per_s: float
+    latency_s: float
+
+
+@dataclass(frozen=True)
+class Rented:
+    """Instances of the catalog, used together over a network."""
+
+    __pydantic_config__ = STRICT
+    instances: tuple[str, ...]
+    network: Network | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an empty list, and several instances that nothing joins."""
+        if not self.instances:
+            raise ValueError("instances must name at least one instance")
+        if len(self.instances) > 1 and self.network is None:
+            raise ValueError(
+                "several instances need a network, e.g. {bytes_per_s: 1.25e9, latency_s: 5.0e-5}"
+            )
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """Pins (operator or module: device) and the share of memory that stays free."""
+
+    __pydantic_config__ = STRICT
+    pin: dict[str, str] = field(default_factory=dict)
+    memory_headroom: float = 0.1
+
+
+@dataclass(frozen=True)
+class PriceChoice:
+    """Which prices apply; `usd_per_hour` prices this machine, which no catalog lists."""
+
+    __pydantic_config__ = STRICT
+    as_of: str | None = None
+    market: Market = "on_demand"
+    region: str | None = None
+    usd_per_hour: float | None = None
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A model, the hardware, what is asked for, and the traffic.
+
+    Attributes:
+        hardware: 'local', the path of a cluster file, or instances of the catalog.
+        algorithm: name of a placement algorithm, or 'auto' for the best of all.
+        num_micro_batches: parts that a batch is cut into; 'auto' chooses.
+    """
+
+    __pydantic_config__ = STRICT
+    model: ModelSpec
+    hardware: Rented | str = "local"
+    objective: Objective = "throughput"
+    algorithm: str = "auto"
+    num_micro_batches: int | Literal["auto"] = "auto"
+    constraints: Constraints = field(default_factory=Constraints)
+    traffic: Traffic | None = None
+    serving: Serving = field(default_factory=Serving)
+    prices: PriceChoice = field(default_factory=PriceChoice)
+    name: str = ""
+
+
+def read_scenario(path: Path) -> Scenario:
+    """Read a scenario file; its name is the file's unless it gives one.
+
+    Raises:
+        ValueError: missing file, unknown key, or a value that is not accepted.
+    """
+    return parse_scenario(read_raw(path), str(path), path.stem)
+
+
+def parse_scenario(raw: Any, where: str, name: str) -> Scenario:
+    """Check a scenario that was read from `where`.
+
+    Raises:
+        ValueError: an unknown key or a value that is not accepted.
+    """
+    if not isinstance(raw, dict):
+        raise ValueError(f"{where}: a scenario maps keys to values, got {type(raw).__name__}")
+    prices = raw.get("prices")
+    if isinstance(prices, dict) and prices.get("as_of") is not None:
+        raw = {**raw, "prices": {**prices, "as_of": str(prices["as_of"])}}
+    scenario = parse(raw, Scenario, where)
+    return scenario if scenario.name else replace(scenario, name=name)
+
+
+def vary(scenario: Scenario, key: str, value: Any) -> Scenario:
+    """The scenario with one dotted key changed, checked again.
+
+    Raises:
+        ValueError: the key does not exist or the value is not accepted.
+    """
+    raw = to_plain(scenario)
+    place = raw
+    *path, last = key.split(".")
+    for part in path:
+        if not isinstance(place.get(part), dict):
+            place[part] = {}
+        place = place[part]
+    place[last] = value
+    return parse_scenario(raw, f"--vary {key}", scenario.name)

@@ -1,0 +1,296 @@
+"""What a person reads in the terminal: progress on standard error, tables on standard output."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from hardware.cluster import Cluster
+from hardware.profile import DeviceProfile
+from hardware.units import format_bytes, format_count, format_seconds, format_usd
+from scheduler.plan import Plan
+from scheduler.report import Report
+from simulator.capacity import Fleet
+from simulator.whatif import Outcome
+from ui.pipeline import Measured, Prepared, Tell
+
+notes = Console(stderr=True, highlight=False)
+out = Console(highlight=False)
+
+
+@contextmanager
+def steps(text: str) -> Iterator[Tell]:
+    """Show a step with a moving bar and its time on standard error."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=notes) as progress:
+        task = progress.add_task(text, total=None)
+        yield lambda share: progress.update(task, total=1.0, completed=share)
+        progress.update(task, total=1.0, completed=1.0)
+
+
+def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table; all columns but the first are numbers or short words, set to the right."""
+    drawn = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for number, column in enumerate(columns):
+        drawn.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        drawn.add_row(*row)
+    out.print(drawn)
+    out.print()
+
+
+def show_capture(document: dict[str, Any], seconds: float) -> None:
+    """Totals of a captured graph."""
+    totals = document["totals"]
+    rows = [
+        ["operators", f"{totals['ops']:,}"],
+        ["work", format_count(totals["flops"], "FLOP")],
+        ["parameters", f"{totals['params']:,} ({format_bytes(totals['param_bytes'])})"],
+        ["bytes moved", format_bytes(totals["bytes"])],
+        ["uncosted operators", ", ".join(document["uncosted_ops"]) or "none"],
+        ["captured in", format_seconds(seconds)],
+    ]
+    table(f"Graph of {document['name']}", ["", "value"], rows)
+
+
+def objective_value(plan: Plan) -> str:
+    """The plan's value with its unit."""
+    if plan.objective == "cost":
+        return f"{format_usd(plan.value)}/1k"
+    return f"{format_seconds(plan.value)}{'/batch' if plan.objective == 'throughput' else ''}"
+
+
+def show_plans(prepared: Prepared) -> None:
+    """All algorithms beside each other, the chosen one first, and the memory it needs."""
+    if prepared.solution is None:
+        return
+    rows = [
+        [p.algorithm, objective_value(p), f"{p.gap:.1%}", str(len(p.stages)), ", ".join(p.devices)]
+        for p in prepared.solution.plans
+    ]
+    rows += [[name, reason, "", "", ""] for name, reason in prepared.solution.refusals.items()]
+    objective = prepared.scenario.objective
+    title = f"Plans for {objective}, the best first (gap: to a lower bound that no plan beats)"
+    table(title, ["algorithm", "value", "gap", "stages", "devices"], rows)
+    show_memory(prepared.solution.best)
+
+
+def show_memory(plan: Plan) -> None:
+    """Memory by device."""
+    rows = [
+        [
+            device,
+            format_bytes(need.param_bytes),
+            format_bytes(need.activation_bytes),
+            format_bytes(need.limit_bytes),
+        ]
+        for device, need in plan.memory.items()
+    ]
+    table("Memory", ["device", "parameters", "activations", "limit"], rows)
+
+
+def show_prediction(predicted: Report, prepared: Prepared) -> None:
+    """A prediction without a measurement beside it."""
+    latency, throughput = predicted.latency_band_s, predicted.throughput_band_per_s
+    rows = [
+        ["latency of a batch", format_seconds(predicted.latency_s.p50), _band(latency)],
+        [
+            "throughput (1/s)",
+            f"{predicted.throughput_per_s:.4g}",
+            f"{throughput[0]:.4g} to {throughput[1]:.4g}",
+        ],
+    ]
+    rows += [[f"busy {name}", f"{share:.0%}", ""] for name, share in predicted.utilization.items()]
+    rows += [
+        [f"bytes {k} per micro-batch", format_bytes(v), ""] for k, v in predicted.link_bytes.items()
+    ]
+    table("Prediction", ["", "predicted", "90 % interval"], rows)
+    show_provenance(prepared)
+
+
+def _band(band: tuple[float, float]) -> str:
+    return f"{format_seconds(band[0])} to {format_seconds(band[1])}"
+
+
+def show_comparison(predicted: Report, measured: Measured) -> None:
+    """Prediction, measurement and error; then the unsplit model in the same run."""
+    real = measured.execution.report
+    low, high = real.throughput_band_per_s
+    rows = [
+        _row(
+            "latency of a batch",
+            predicted.latency_s.p50,
+            real.latency_s.p50,
+            _band(real.latency_band_s),
+        ),
+        [
+            "throughput (1/s)",
+            f"{predicted.throughput_per_s:.4g}",
+            f"{real.throughput_per_s:.4g}",
+            _error(predicted.throughput_per_s, real.throughput_per_s),
+            f"{low:.4g} to {high:.4g}",
+        ],
+    ]
+    for device, seconds in predicted.busy_s.items():
+        rows.append(_row(f"busy per micro-batch, {device}", seconds, real.busy_s[device], ""))
+    table(
+        "Prediction beside measurement",
+        ["", "predicted", "measured", "error", "measured range"],
+        rows,
+    )
+    own = [r.throughput_per_s for name, r in measured.baselines.items() if name != "all cores"]
+    rows = [
+        [
+            f"unsplit on {name}",
+            f"{r.throughput_per_s:.4g}",
+            format_seconds(r.latency_s.p50),
+            f"{real.throughput_per_s / r.throughput_per_s:.2f}x",
+        ]
+        for name, r in measured.baselines.items()
+    ]
+    rows.append(
+        [
+            "sum of the devices' own",
+            f"{sum(own):.4g}",
+            "",
+            f"{real.throughput_per_s / sum(own):.2f}x",
+        ]
+    )
+    table(
+        "Measured in the same run",
+        ["baseline", "throughput (1/s)", "latency", "plan / baseline"],
+        rows,
+    )
+    execution = measured.execution
+    verdict = "equals" if execution.outputs_agree else "DIFFERS FROM"
+    out.print(
+        f"Output {verdict} the unsplit model's: largest relative difference "
+        f"{execution.output_difference:.1e}, tolerance {execution.tolerance:.0e}\n"
+    )
+
+
+def _row(name: str, predicted: float, measured: float, spread: str) -> list[str]:
+    return [
+        name,
+        format_seconds(predicted),
+        format_seconds(measured),
+        _error(predicted, measured),
+        spread,
+    ]
+
+
+def _error(predicted: float, measured: float) -> str:
+    return f"{(predicted - measured) / measured:+.1%}"
+
+
+def show_provenance(prepared: Prepared) -> None:
+    """Where the times come from, by device."""
+    for device, provenance in prepared.problem.costs.provenance.items():
+        out.print(f"times on {device}: {provenance}")
+    out.print()
+
+
+def show_outcomes(
+    outcomes: list[Outcome], title: str = "What if: the same model elsewhere"
+) -> None:
+    """Instances by cost, the impossible last with the reason."""
+    rows = []
+    for o in outcomes:
+        if o.report is None or o.cost is None or o.plan is None:
+            rows.append([o.name, "", "", "", "", o.reason])
+            continue
+        rows.append([
+            o.name, format_usd(o.cost.usd_per_1k), format_usd(o.cost.usd_per_hour),
+            f"{format_seconds(o.report.latency_s.p50)} ({_band(o.report.latency_band_s)})",
+            f"{o.report.throughput_per_s:.4g}", f"{','.join(o.plan.devices)}; {o.provenance}",
+        ])  # fmt: skip
+    columns = [
+        "instance",
+        "USD/1,000",
+        "USD/h",
+        "latency of a batch (90 %)",
+        "1/s",
+        "devices; times",
+    ]
+    table(title, columns, rows)
+
+
+def show_fleets(fleets: list[Fleet], title: str) -> None:
+    """Fleets by cost per hour, the impossible last with the reason."""
+    rows = []
+    for f in fleets:
+        if f.replicas is None or f.report is None or f.report.latency_s is None:
+            rows.append([f.name, "", "", "", "", "", f.reason])
+            continue
+        low, high = f.report.p95_interval_s or (0.0, 0.0)
+        rows.append([
+            f.name, str(f.replicas), str(f.lower_bound_replicas),
+            "no price" if f.usd_per_hour is None else format_usd(f.usd_per_hour),
+            f"{format_seconds(f.report.latency_s.p95)} ({_band((low, high))})",
+            f"{f.report.utilization:.0%}", f.provenance,
+        ])  # fmt: skip
+    columns = [
+        "instance",
+        "replicas",
+        "at least",
+        "USD/h",
+        "p95 (95 % of simulation)",
+        "busy",
+        "times",
+    ]
+    table(title, columns, rows)
+
+
+def show_serving(serving: dict[str, Any], rate: float) -> None:
+    """What requests meet under the scenario's traffic."""
+    if serving["latency_s"] is None:
+        growth = serving["queue_growth_per_s"]
+        out.print(
+            f"Under {rate:g} requests/s the queue grows by {growth:.3g} requests/s without bound.\n"
+        )
+        return
+    low, high = serving["p95_interval_s"]
+    rows = [
+        [f"latency {q}", format_seconds(serving["latency_s"][q])]
+        for q in ("mean", "p50", "p95", "p99")
+    ]
+    rows += [
+        ["p95, 95 % of the simulation", _band((low, high))],
+        ["mean wait", format_seconds(serving["wait_s"]["mean"])],
+        ["replicas busy", f"{serving['utilization']:.0%}"],
+        ["mean batch", f"{serving['mean_batch']:.3g}"],
+        ["requests", ", ".join(f"{k} {v}" for k, v in serving["requests"].items())],
+    ]
+    table(f"Under {rate:g} requests/s (first tenth left out)", ["", "simulated"], rows)
+
+
+def show_devices(devices: Mapping[str, DeviceProfile], title: str) -> None:
+    """Profiles by name."""
+    rows = [
+        [
+            name,
+            ", ".join(f"{k} {format_count(v, 'FLOP/s')}" for k, v in p.peak_flops_per_s.items()),
+            format_bytes(p.memory_bytes),
+            format_count(p.memory_bytes_per_s, "B/s"),
+            format_seconds(p.launch_overhead_s),
+            p.provenance.level,
+        ]
+        for name, p in devices.items()
+    ]
+    table(title, ["device", "peaks", "memory", "bandwidth", "overhead", "level"], rows)
+
+
+def show_links(cluster: Cluster) -> None:
+    """Links of a cluster."""
+    rows = [
+        [
+            f"{link.src} to {link.dst}",
+            format_count(link.bytes_per_s, "B/s"),
+            format_seconds(link.latency_s),
+        ]
+        for link in cluster.links
+    ]
+    table("Links", ["link", "bandwidth", "latency"], rows)
