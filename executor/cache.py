@@ -1,12 +1,16 @@
 """The user's cache folder: measured profiles and operator times, keyed by what they depend on."""
 
+import hashlib
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from executor.devices import machine_key
-from hardware.documents import read, to_plain, write_json
+from hardware.documents import STRICT, read, to_plain, write_json
+from scheduler.graph import Graph
 
 T = TypeVar("T")
 
@@ -42,3 +46,26 @@ def now() -> str:
 
 def _path(name: str) -> Path:
     return cache_folder() / f"{machine_key()}-{name}.json"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A yes or no that was measured."""
+
+    __pydantic_config__ = STRICT
+    yes: bool
+
+
+def cached_choice(graph: Graph, measure: Callable[[], bool], fresh: bool) -> bool:
+    """The measured answer for a graph: from the cache, or measured now."""
+    name = f"whole-{digest(graph)}"
+    choice = None if fresh else load(name, Choice)
+    if choice is None:
+        choice = Choice(measure())
+        store(name, choice)
+    return choice.yes
+
+
+def digest(graph: Graph) -> str:
+    """A short digest of a graph's operators and batch."""
+    return hashlib.sha256(repr((graph.ops, graph.samples)).encode()).hexdigest()[:16]

@@ -119,6 +119,20 @@ def measure_link(context: Context, src: str, dst: str, folder: Path) -> list[flo
     return [small_s, *(total - small_s for total in round_trip[1:])]
 
 
+def measure_pass(context: Context, folder: Path) -> float:
+    """Median seconds of one pass of a whole model: one uncounted, then at least two."""
+    runner = Runner(context, Job(folder, (Stage(context.device.name, ()),), {}, 1))
+    arguments = [runner.inputs[0][name] for name in runner.stages[0].inputs]
+    module = runner.modules[0]
+    module(*arguments)
+    times: list[float] = []
+    while len(times) < 2 or (sum(times) < 1.0 and len(times) < 20):
+        start_s = context.clock()
+        module(*arguments)
+        times.append(context.clock() - start_s)
+    return statistics.median(times)
+
+
 def measure_ops(context: Context, folder: Path, budget_s: float) -> tuple[dict[str, float], float]:
     """Median seconds of every operator of a whole model, measured in place, node by node.
 

@@ -72,8 +72,9 @@ _GROUPS: list[tuple[str, Rule, str]] = [
         "elementwise",
         _per_output(1),
         "add sub mul div neg abs relu relu6 leaky_relu clamp maximum minimum hardtanh pow sqrt "
-        "rsqrt reciprocal square where eq ne lt le gt ge logical_and logical_or logical_not bitwise_and "
-        "bitwise_or bitwise_not masked_fill add_ mul_ relu_ rsub tril triu cumsum lerp addcmul",
+        "rsqrt reciprocal square where eq ne lt le gt ge logical_and "
+        "logical_or logical_not bitwise_and bitwise_or bitwise_not masked_fill add_ mul_ relu_ "
+        "rsub tril triu cumsum lerp addcmul",
     ),
     (
         "elementwise",
@@ -91,16 +92,16 @@ _GROUPS: list[tuple[str, Rule, str]] = [
         "copy",
         _none,
         "cat stack clone copy_ pad constant_pad_nd repeat arange zeros ones full zeros_like "
-        "ones_like full_like new_zeros new_ones roll upsample_nearest2d repeat_interleave scalar_tensor "
-        "_to_copy empty rand randn index_put scatter flip",
+        "ones_like full_like new_zeros new_ones roll upsample_nearest2d repeat_interleave "
+        "scalar_tensor _to_copy empty rand randn index_put scatter flip",
     ),
     (
         "view",
         _none,
         "view permute transpose unsqueeze squeeze expand slice select chunk split split_with_sizes "
         "unbind alias detach t unflatten dropout dropout_ feature_dropout expand_as view_as "
-        "getitem lift_fresh_copy detach_ _assert_tensor_metadata narrow movedim swapaxes _unsafe_view "
-        "sym_size _assert_scalar diagonal as_strided unfold",
+        "getitem lift_fresh_copy detach_ _assert_tensor_metadata narrow movedim swapaxes "
+        "_unsafe_view sym_size _assert_scalar diagonal as_strided unfold",
     ),
 ]
 

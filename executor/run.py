@@ -1,6 +1,5 @@
 """Running models on this machine: whole, operator by operator, and split by a plan."""
 
-import hashlib
 import math
 import statistics
 from collections import defaultdict
@@ -12,9 +11,9 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from executor import cache
-from executor.capture import export, is_op
+from executor.capture import export, is_op, to_graph
 from executor.devices import LocalDevice, machine_name
-from executor.measure import measure_ops
+from executor.measure import measure_ops, measure_pass
 from executor.sources import build_model
 from executor.split import cut, input_names, output_names
 from executor.stages import Job, Tensors, load_job, load_kept, run_job, save_stages
@@ -31,10 +30,12 @@ from scheduler.timeline import Span, device_order, loads
 TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}
 """Largest difference from the unsplit output, relative to its largest magnitude, by dtype."""
 
-LATENCY_RUNS = 7
+LATENCY_RUNS = 5
 THROUGHPUT_REPEATS = 3
 SECONDS_PER_REPEAT = 4.0
 OP_TIMES_BUDGET_S = 5.0
+MIN_MICRO_BATCH_FLOPS = 1e9
+"""Tens of milliseconds on a core, against about 0.2 ms to hand a tensor over."""
 
 
 @dataclass(frozen=True)
@@ -99,18 +100,41 @@ def load_model(source: str, batch: int, dtype: str, num_micro_batches: int) -> L
     return LoadedModel(whole, micro, batches, chunks, dtype)
 
 
-def choose_micro_batches(source: str, batch: int, dtype: str) -> int:
-    """Micro-batches per batch: the most up to four that divide it; 1 where it cannot be cut.
+def most_micro_batches(source: str, batch: int, dtype: str) -> int:
+    """The most micro-batches, up to four, that a batch can usefully be cut into.
 
-    Four keep a pipeline of two filled and its activations near the caches. A batch can be cut
-    where every input and output has it as first dimension.
+    A batch can be cut where every input and output has it as first dimension, and should be while
+    a part still has `MIN_MICRO_BATCH_FLOPS` of work.
     """
     program = export(build_model(source, batch, dtype, "meta"))
     names = {*input_names(program), *output_names(program)}
     shapes = [node.meta["val"].shape for node in program.graph.nodes if node.name in names]
     if any(len(shape) == 0 or shape[0] != batch for shape in shapes):
         return 1
-    return next(m for m in (4, 3, 2, 1) if batch % m == 0)
+    flops = to_graph(program, source, batch).totals()["flops"]
+    return next(
+        m for m in (4, 3, 2, 1) if m == 1 or (batch % m == 0 and flops / m >= MIN_MICRO_BATCH_FLOPS)
+    )
+
+
+def whole_is_faster(workers: Workers, model: LoadedModel, tell: Tell) -> bool:
+    """Whether the devices together, all at work, run whole batches faster than micro-batches."""
+    parts = len(model.micro_batches) // len(model.batches)
+    seconds: list[dict[str, float]] = []
+    for step, (program, inputs) in enumerate(
+        ((model.whole, model.batches), (model.micro, model.micro_batches))
+    ):
+        _save_whole(workers, program, inputs, next(iter(workers.devices)))
+        args = dict.fromkeys(workers.devices, (workers.folder,))
+        seconds.append(workers.call_all(measure_pass, args))
+        tell((step + 1) / 2)
+    whole, micro = seconds
+    return sum(1 / s for s in whole.values()) > sum(1 / (parts * s) for s in micro.values())
+
+
+def uncut(model: LoadedModel) -> LoadedModel:
+    """The model with whole batches as its micro-batches."""
+    return replace(model, micro=model.whole, micro_batches=model.batches)
 
 
 def op_times(
@@ -121,8 +145,7 @@ def op_times(
     All devices measure at the same time, as they will work in a pipeline: CPU slices share the
     machine's memory bandwidth.
     """
-    digest = hashlib.sha256(repr((graph.ops, graph.samples)).encode()).hexdigest()[:16]
-    names = {device: f"ops-{digest}-{device}" for device in workers.devices}
+    names = {device: f"ops-{cache.digest(graph)}-{device}" for device in workers.devices}
     known = {device: None if fresh else cache.load(n, OpTimes) for device, n in names.items()}
     if any(t is None or set(t.seconds) != set(graph.by_name) for t in known.values()):
         _save_whole(workers, model.micro, model.micro_batches, next(iter(names)))

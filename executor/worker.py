@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from executor.devices import LocalDevice
+from executor.words import Words
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Context:
     rank: int
     ranks: dict[str, int]
     torch_devices: dict[str, str]
+    words: dict[str, Words]
+    """The pipe to each other worker."""
     tell: Callable[[float], None]
     """Reports progress to the parent, 0 to 1."""
 
@@ -48,10 +51,9 @@ def main() -> None:
     pipe = Connection(int(sys.argv[1]))
     lifeline = Connection(int(sys.argv[2]), writable=False)
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
-    device, rank, ranks, torch_devices, store = pipe.recv()
-    context = Context(
-        device, rank, ranks, torch_devices, tell=lambda share: pipe.send(("progress", share))
-    )
+    device, rank, ranks, torch_devices, store, peers = pipe.recv()
+    words = {name: Words(Connection(fd)) for name, fd in peers.items()}
+    context = Context(device, rank, ranks, torch_devices, words, _throttled(pipe))
     _join(context, store)
     pipe.send(("done", os.getpid()))
     while True:
@@ -63,6 +65,19 @@ def main() -> None:
             pipe.send(("done", function(context, *args)))
         except Exception as error:
             pipe.send(("failed", f"{type(error).__name__}: {error}", traceback.format_exc()))
+
+
+def _throttled(pipe: Connection) -> Callable[[float], None]:
+    """Report progress at most four times a second: the parent's core is somebody's device."""
+    last_s = 0.0
+
+    def tell(share: float) -> None:
+        nonlocal last_s
+        if time.monotonic() - last_s > 0.25:
+            last_s = time.monotonic()
+            pipe.send(("progress", share))
+
+    return tell
 
 
 def _die_with_parent(lifeline: Connection) -> None:

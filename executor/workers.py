@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from itertools import combinations
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -50,10 +51,17 @@ class Workers:
         try:
             ranks = {name: rank for rank, name in enumerate(self.devices)}
             torch_devices = {name: device.torch_device for name, device in self.devices.items()}
+            peers: dict[str, dict[str, Connection]] = {name: {} for name in ranks}
+            for one, other in combinations(ranks, 2):
+                peers[one][other], peers[other][one] = Pipe()
+            for name in ranks:
+                self._start(name, [end.fileno() for end in peers[name].values()])
             for name, device in self.devices.items():
-                self._start(name)
-                setup = (device, ranks[name], ranks, torch_devices, str(self.folder / "store"))
+                fds = {peer: end.fileno() for peer, end in peers[name].items()}
+                setup = (device, ranks[name], ranks, torch_devices, str(self.folder / "store"), fds)
                 self._pipes[name].send(setup)
+            for end in (end for ends in peers.values() for end in ends.values()):
+                end.close()
             self._gather(list(self.devices), _quiet)
         except BaseException:
             self.stop()
@@ -69,7 +77,7 @@ class Workers:
         """Stop the processes."""
         self.stop()
 
-    def _start(self, name: str) -> None:
+    def _start(self, name: str, peer_fds: list[int]) -> None:
         ours, theirs = Pipe()
         lifeline_end, lifeline = Pipe(duplex=False)
         fds = (theirs.fileno(), lifeline_end.fileno())
@@ -77,7 +85,7 @@ class Workers:
         paths = [root, *(path for path in sys.path if path)]
         self._processes[name] = subprocess.Popen(
             [sys.executable, "-m", "executor.worker", *map(str, fds)],
-            pass_fds=fds,
+            pass_fds=(*fds, *peer_fds),
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno() if sys.stderr else None,
             start_new_session=True,

@@ -22,7 +22,15 @@ COLUMNS = 44
 MAX_SPANS = 4000
 
 
-def graph_chart(graph: Graph, placement: Mapping[str, str]) -> alt.Chart:
+Chart = Any
+"""An Altair chart; the library is not typed enough to say which kind."""
+
+
+def _data(rows: list[dict[str, Any]]) -> Any:
+    return alt.InlineData(values=rows)
+
+
+def graph_chart(graph: Graph, placement: Mapping[str, str]) -> Chart:
     """The graph, left to right in rows by depth, coloured by device."""
     position = _positions(graph)
     nodes = [
@@ -40,15 +48,14 @@ def graph_chart(graph: Graph, placement: Mapping[str, str]) -> alt.Chart:
                 (x, y), (x2, y2) = position[source], position[op.name]
                 if x2 > x and abs(y2 - y) < 6:
                     edges.append({"x": x, "y": y, "x2": x2, "y2": y2})
-    x, y = alt.X("x:Q", axis=None), alt.Y("y:Q", axis=None, scale=alt.Scale(reverse=True))
-    lines = (
-        alt.Chart(alt.Data(values=edges)).mark_rule(color="#bbb").encode(x, y, x2="x2", y2="y2:Q")
-    )
+    across = alt.X("x:Q", axis=None)
+    down = alt.Y("y:Q", axis=None, scale=alt.Scale(reverse=True))
+    lines = alt.Chart(_data(edges)).mark_rule(color="#bbb").encode(across, down, x2="x2", y2="y2")
     points = (
-        alt.Chart(alt.Data(values=nodes))
+        alt.Chart(_data(nodes))
         .mark_circle(size=110, opacity=1)
         .encode(
-            x, y, color=alt.Color("device:N", title="device"),
+            across, down, color=alt.Color("device:N", title="device"),
             tooltip=["operator:N", "kind:N", "module:N", "device:N", "work:N"],
         )
     )  # fmt: skip
@@ -78,7 +85,7 @@ def _positions(graph: Graph) -> dict[str, tuple[int, int]]:
     return position
 
 
-def timeline_chart(sides: Mapping[str, Sequence[Span]], title: str) -> alt.Chart:
+def timeline_chart(sides: Mapping[str, Sequence[Span]], title: str) -> Chart:
     """Gantt charts on one time axis, one above the other: prediction above measurement."""
     rows = [
         {
@@ -91,12 +98,12 @@ def timeline_chart(sides: Mapping[str, Sequence[Span]], title: str) -> alt.Chart
     ]  # fmt: skip
     resources = len({row["resource"] for row in rows})
     return (
-        alt.Chart(alt.Data(values=rows))
+        alt.Chart(_data(rows))
         .mark_bar(stroke="white", strokeWidth=0.3)
         .encode(
             x=alt.X("start:Q", title="milliseconds"), x2="end:Q",
             y=alt.Y("resource:N", title=None),
-            color=alt.Color("micro-batch:N", title="micro-batch", scale=alt.Scale(scheme="tableau10")),
+            color=alt.Color("micro-batch:N", scale=alt.Scale(scheme="tableau10")),
             row=alt.Row("side:N", title=None, sort=list(sides)),
             tooltip=["name:N", "resource:N", "duration:N", "micro-batch:N"],
         )
@@ -104,7 +111,7 @@ def timeline_chart(sides: Mapping[str, Sequence[Span]], title: str) -> alt.Chart
     )  # fmt: skip
 
 
-def cost_chart(outcomes: Sequence[Outcome]) -> alt.Chart:
+def cost_chart(outcomes: Sequence[Outcome]) -> Chart:
     """Cost against latency of every possible instance; both axes logarithmic."""
     rows = [
         {
@@ -121,7 +128,7 @@ def cost_chart(outcomes: Sequence[Outcome]) -> alt.Chart:
         scale=alt.Scale(type="log"),
     )
     y = alt.Y("USD per 1,000:Q", title="USD per 1,000 inferences", scale=alt.Scale(type="log"))
-    base = alt.Chart(alt.Data(values=rows))
+    base = alt.Chart(_data(rows))
     bars = base.mark_rule(opacity=0.5).encode(
         alt.X("low:Q", scale=alt.Scale(type="log")), y, x2="high:Q"
     )
@@ -131,7 +138,7 @@ def cost_chart(outcomes: Sequence[Outcome]) -> alt.Chart:
     return (bars + points).properties(width=WIDTH - 60, height=300, title="Cost against latency")
 
 
-def fleet_chart(fleets: Sequence[Fleet]) -> alt.Chart:
+def fleet_chart(fleets: Sequence[Fleet]) -> Chart:
     """Cost per hour of the smallest fleets."""
     rows: list[dict[str, Any]] = [
         {"fleet": f"{f.replicas} x {f.name}", "USD per hour": f.usd_per_hour}
@@ -139,7 +146,7 @@ def fleet_chart(fleets: Sequence[Fleet]) -> alt.Chart:
         if f.replicas and f.usd_per_hour is not None
     ]
     return (
-        alt.Chart(alt.Data(values=rows))
+        alt.Chart(_data(rows))
         .mark_bar()
         .encode(x="USD per hour:Q", y=alt.Y("fleet:N", sort="x", title=None))
         .properties(width=WIDTH - 160, height=24 * max(1, len(rows)), title="Cheapest fleets")

@@ -17,7 +17,7 @@ from hardware.documents import read, to_plain, write_json
 from hardware.units import format_seconds, format_usd
 from scheduler.costs import cost_table
 from scheduler.plan import Plan
-from scheduler.problem import Problem
+from scheduler.problem import Objective, Problem
 from ui import files, pipeline, terminal
 from ui.cli import DONE, RUN_FAILED, emit
 from ui.pipeline import Prepared
@@ -99,7 +99,7 @@ def _problem_from_files(arguments: argparse.Namespace) -> Prepared:
         raise ValueError("plan --graph needs --cluster FILE: the devices and links to plan for")
     graph = files.read_graph(arguments.graph)
     cluster = read(arguments.cluster, Cluster)
-    objective = arguments.objective or "throughput"
+    objective: Objective = arguments.objective or "throughput"
     problem = Problem(graph, cluster, cost_table(graph, cluster), objective)
     scenario = Scenario(
         ModelSpec(f"graph:{arguments.graph}", graph.samples),
@@ -157,13 +157,9 @@ def execute(arguments: argparse.Namespace) -> int:
     scenario, given = _scenario_and_plan(arguments.scenario)
     if not pipeline.is_local(scenario):
         raise ValueError(f"{arguments.scenario}: execute runs here; set hardware: local")
-    with terminal.steps("Capturing the model"):
-        graph, m = pipeline.capture_graph(scenario)
-    model = pipeline.load(scenario, m, terminal.steps)
     with pipeline.start_workers() as workers:
-        cluster = pipeline.local_cluster(workers, terminal.steps)
-        costs = pipeline.measure_op_times(workers, model, graph, terminal.steps)
-        prepared, chosen = _with_plan(pipeline.prepare(scenario, graph, m, cluster, costs), given)
+        prepared, model = pipeline.prepare_local(scenario, workers, terminal.steps)
+        prepared, chosen = _with_plan(prepared, given)
         predicted, cost = pipeline.predict(prepared, chosen, terminal.steps)
         measured = pipeline.execute(workers, model, prepared, chosen, terminal.steps)
     document = files.report_document(prepared, chosen, predicted, cost, measured)
@@ -244,16 +240,7 @@ def _compare_cells(row: dict[str, Any]) -> list[str]:
 def size(arguments: argparse.Namespace) -> int:
     """Capacity planning."""
     scenario = read_scenario(arguments.scenario)
-    pipeline.check_promise(scenario)
-    with terminal.steps("Capturing the model"):
-        graph, m = pipeline.capture_graph(scenario)
-    local = None
-    if pipeline.is_local(scenario):
-        model = pipeline.load(scenario, m, terminal.steps)
-        with pipeline.start_workers() as workers:
-            cluster = pipeline.local_cluster(workers, terminal.steps)
-            local = (cluster, pipeline.measure_op_times(workers, model, graph, terminal.steps))
-    fleets = pipeline.size(scenario, graph, local, terminal.steps)
+    fleets = pipeline.size(scenario, terminal.steps)
     document = files.size_document(scenario, fleets)
     if not emit(arguments, document):
         assert scenario.traffic is not None

@@ -13,7 +13,7 @@ from simulator.whatif import Outcome
 from ui import files, pipeline
 from ui.page import write_page
 from ui.pipeline import Measured, Prepared, Steps
-from ui.scenario import Rented, Scenario
+from ui.scenario import Scenario
 
 
 @dataclass(frozen=True)
@@ -39,23 +39,15 @@ def run_scenario(
         ValueError: bad input. InfeasibleError: no plan. WorkerError: a run failed. What had been
         computed by then is in the run's folder.
     """
-    if isinstance(scenario.hardware, Rented) or not pipeline.is_local(scenario):
-        cluster = pipeline.rented_cluster(scenario)
-        pipeline.rent(scenario)
-    with steps("Capturing the model"):
-        graph, m = pipeline.capture_graph(scenario)
-    folder = files.new_run_folder(scenario.name, root)
-    write_json(folder / "graph.json", files.graph_document(graph))
     if not pipeline.is_local(scenario):
-        return _predict(pipeline.prepare(scenario, graph, m, cluster), folder, steps)
-    model = pipeline.load(scenario, m, steps)
+        prepared = pipeline.prepare_rented(scenario, steps)
+        return _predict(prepared, files.new_run_folder(scenario.name, root), steps)
     with pipeline.start_workers() as workers:
-        cluster = pipeline.local_cluster(workers, steps, recalibrate)
-        costs = pipeline.measure_op_times(workers, model, graph, steps, recalibrate)
-        result = _predict(pipeline.prepare(scenario, graph, m, cluster, costs), folder, steps)
+        prepared, model = pipeline.prepare_local(scenario, workers, steps, recalibrate)
+        result = _predict(prepared, files.new_run_folder(scenario.name, root), steps)
         measured = pipeline.execute(workers, model, result.prepared, result.chosen, steps)
     return _report(
-        folder,
+        result.folder,
         result.prepared,
         result.chosen,
         result.predicted,
@@ -67,6 +59,7 @@ def run_scenario(
 
 def _predict(prepared: Prepared, folder: Path, steps: Steps) -> JobResult:
     """Plan and simulate, here and elsewhere, and write what is known."""
+    write_json(folder / "graph.json", files.graph_document(prepared.graph))
     prepared = pipeline.plan(prepared, steps)
     if prepared.solution is None:
         raise InfeasibleError("no plan")

@@ -52,9 +52,9 @@ def _summary(document: dict[str, Any]) -> str:
     parts = [
         f"<h1>{escape(document['name'])}</h1>",
         f"<p>{escape(model['source'])}, batch {model['batch']}, {model['dtype']}; plan "
-        f"<b>{escape(plan['algorithm'])}</b> for {plan['objective']}, at most {plan['gap']:.1%} above "
-        f"the optimum; {plan['num_micro_batches']} micro-batches a batch, {plan['in_flight']} in "
-        f"flight. Status: {escape(document['status'])}.</p>",
+        f"<b>{escape(plan['algorithm'])}</b> for {plan['objective']}, at most "
+        f"{plan['gap']:.1%} above the optimum; {plan['num_micro_batches']} micro-batches a batch, "
+        f"{plan['in_flight']} in flight. Status: {escape(document['status'])}.</p>",
         _figures(document),
         _what_if(document["what_if"]),
     ]

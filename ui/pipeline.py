@@ -29,7 +29,7 @@ from simulator.billing import Cost, bill
 from simulator.capacity import Candidate, Fleet, size_fleets
 from simulator.replay import replay
 from simulator.serve import ServingReport, serve
-from simulator.whatif import Outcome, compare_instances, service_times
+from simulator.whatif import Outcome, best_plan, compare_instances, service_times
 from ui.scenario import Rented, Scenario
 
 if TYPE_CHECKING:
@@ -70,13 +70,13 @@ def capture_graph(scenario: Scenario) -> tuple[Graph, int]:
         ValueError: the model cannot be found or captured, or the batch not cut as asked.
     """
     from executor.capture import capture
-    from executor.run import choose_micro_batches
+    from executor.run import most_micro_batches
 
     model = scenario.model
     asked = scenario.num_micro_batches
     if isinstance(asked, int) and (asked < 1 or model.batch % asked):
         raise ValueError(f"num_micro_batches must divide model.batch ({model.batch}), got {asked}")
-    m = asked if isinstance(asked, int) else choose_micro_batches(*_model_key(scenario))
+    m = asked if isinstance(asked, int) else most_micro_batches(*_model_key(scenario))
     return capture(model.source, model.batch // m, model.dtype), m
 
 
@@ -187,14 +187,47 @@ def prepare(
 
 def prepare_anywhere(scenario: Scenario, steps: Steps) -> Prepared:
     """Capture, find or measure the hardware, and state the problem, without executing."""
+    if not is_local(scenario):
+        return prepare_rented(scenario, steps)
+    with start_workers() as workers:
+        return prepare_local(scenario, workers, steps)[0]
+
+
+def prepare_rented(scenario: Scenario, steps: Steps) -> Prepared:
+    """Capture the model and predict it on rented hardware, cut or whole, whichever plans better."""
+    cluster = rented_cluster(scenario)
+    rent(scenario)
     with steps("Capturing the model"):
         graph, m = capture_graph(scenario)
-    if not is_local(scenario):
-        return prepare(scenario, graph, m, rented_cluster(scenario))
-    with start_workers() as workers:
-        cluster = local_cluster(workers, steps)
-        costs = measure_op_times(workers, load(scenario, m, steps), graph, steps)
-    return prepare(scenario, graph, m, cluster, costs)
+    prepared = prepare(scenario, graph, m, cluster)
+    if scenario.num_micro_batches != "auto":
+        return prepared
+    with steps("Choosing micro-batches"):
+        return replace(prepared, problem=best_plan(prepared.problem)[0])
+
+
+def prepare_local(
+    scenario: Scenario, workers: Workers, steps: Steps, recalibrate: bool = False
+) -> tuple[Prepared, LoadedModel]:
+    """Capture the model and measure its operators on this machine, cut or whole.
+
+    For throughput and cost the faster of the two on these devices; for latency always cut, so
+    that the devices work at the same time.
+    """
+    from executor.cache import cached_choice
+    from executor.run import uncut, whole_is_faster
+
+    with steps("Capturing the model"):
+        graph, m = capture_graph(scenario)
+    model = load(scenario, m, steps)
+    cluster = local_cluster(workers, steps, recalibrate)
+    if m > 1 and scenario.num_micro_batches == "auto" and scenario.objective != "latency":
+        with steps("Comparing whole batches with micro-batches") as tell:
+            if cached_choice(graph, lambda: whole_is_faster(workers, model, tell), recalibrate):
+                model, m = uncut(model), 1
+                graph, m = capture_graph(replace(scenario, num_micro_batches=1))
+    costs = measure_op_times(workers, model, graph, steps, recalibrate)
+    return prepare(scenario, graph, m, cluster, costs), model
 
 
 def load(scenario: Scenario, num_micro_batches: int, steps: Steps) -> LoadedModel:
@@ -316,14 +349,31 @@ def profile_age_s(cluster: Cluster) -> float:
     return age_s(next(iter(cluster.devices.values())).provenance.date)
 
 
-def size(
-    scenario: Scenario,
-    graph: Graph,
-    local: tuple[Cluster, CostTable] | None,
-    steps: Steps,
-    names: list[str] | None = None,
-) -> list[Fleet]:
+def size(scenario: Scenario, steps: Steps, names: list[str] | None = None) -> list[Fleet]:
     """The smallest fleet of every catalog instance, and of this machine, for the traffic.
+
+    Raises:
+        ValueError: the scenario has no traffic or no promise.
+    """
+    check_promise(scenario)
+    max_batch = scenario.serving.batch.max or scenario.model.batch
+    candidates = []
+    if is_local(scenario):
+        problem = prepare_anywhere(scenario, steps).problem
+        graph = problem.graph
+        times = service_times(graph, problem.cluster, max_batch, problem.costs)
+        usd_per_hour = scenario.prices.usd_per_hour
+        candidates.append(Candidate("this machine", times, usd_per_hour, "measured"))
+    else:
+        with steps("Capturing the model"):
+            graph, _ = capture_graph(scenario)
+    return candidates_to_fleets(scenario, graph, candidates, names or list(load_instances()), steps)
+
+
+def candidates_to_fleets(
+    scenario: Scenario, graph: Graph, candidates: list[Candidate], names: list[str], steps: Steps
+) -> list[Fleet]:
+    """Add catalog instances to the candidates and size them all.
 
     Raises:
         ValueError: the scenario has no traffic or no promise.
@@ -331,16 +381,10 @@ def size(
     check_promise(scenario)
     assert scenario.traffic is not None
     max_batch = scenario.serving.batch.max or scenario.model.batch
-    candidates = []
     with steps("Planning each instance") as tell:
-        if local:
-            times = service_times(graph, local[0], max_batch, local[1])
-            usd = scenario.prices.usd_per_hour
-            candidates.append(Candidate("this machine", times, usd, "measured"))
-        chosen = names or list(load_instances())
-        for number, name in enumerate(chosen):
-            candidates.append(_candidate(scenario, graph, name, max_batch))
-            tell((number + 1) / len(chosen))
+        for number, name in enumerate(names):
+            candidates = [*candidates, _candidate(scenario, graph, name, max_batch)]
+            tell((number + 1) / len(names))
     with steps("Simulating fleets") as tell:
         return size_fleets(candidates, scenario.traffic, scenario.serving, tell)
 

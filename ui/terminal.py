@@ -1,5 +1,6 @@
 """What a person reads in the terminal: progress on standard error, tables on standard output."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,8 @@ from ui.pipeline import Measured, Prepared, Tell
 
 notes = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
+if not out.is_terminal:
+    out = Console(highlight=False, width=132)
 
 
 @contextmanager
@@ -205,7 +208,7 @@ def show_outcomes(
         rows.append([
             o.name, format_usd(o.cost.usd_per_1k), format_usd(o.cost.usd_per_hour),
             f"{format_seconds(o.report.latency_s.p50)} ({_band(o.report.latency_band_s)})",
-            f"{o.report.throughput_per_s:.4g}", f"{','.join(o.plan.devices)}; {o.provenance}",
+            f"{o.report.throughput_per_s:.4g}", f"{_devices(o.plan)}; {o.provenance}",
         ])  # fmt: skip
     columns = [
         "instance",
@@ -216,6 +219,12 @@ def show_outcomes(
         "devices; times",
     ]
     table(title, columns, rows)
+
+
+def _devices(plan: Plan) -> str:
+    """'8 gpu + 1 cpu'."""
+    kinds = Counter(device.rstrip("0123456789") for device in plan.devices)
+    return " + ".join(f"{number} {kind}" for kind, number in kinds.items())
 
 
 def show_fleets(fleets: list[Fleet], title: str) -> None:
