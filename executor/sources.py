@@ -42,14 +42,17 @@ def build_model(source: str, batch: int, dtype: str, device: str) -> Model:
     torch.manual_seed(SEED)
     try:
         with torch.device(device):
-            module, inputs = factory(batch)
+            made = factory(batch)
     except Exception as error:
         raise ValueError(f"{source}: the factory failed{user_line(error)}: {error}") from error
-    if not isinstance(module, nn.Module) or not isinstance(inputs, tuple):
+    is_pair = isinstance(made, tuple) and len(made) == 2
+    if not (is_pair and isinstance(made[0], nn.Module) and isinstance(made[1], tuple)):
+        kinds = [type(part).__name__ for part in (made if isinstance(made, tuple) else [made])]
         raise ValueError(
             f"{source}: the factory must return (torch.nn.Module, tuple of tensors), "
-            f"got ({type(module).__name__}, {type(inputs).__name__})"
+            f"got ({', '.join(kinds)})"
         )
+    module, inputs = made
     kind = DTYPES[dtype]
     cast = tuple(x.to(kind) if x.is_floating_point() else x for x in inputs)
     return Model(name, module.to(kind).eval(), cast)

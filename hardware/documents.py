@@ -99,11 +99,15 @@ def nearest(name: str, names: Iterator[str] | list[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else f"; accepted: {', '.join(known)}"
 
 
+UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
+
+
 def _explain(error: ValidationError, kind: Any) -> str:
-    first = error.errors()[0]
+    unknown = [e for e in error.errors() if e["type"] in UNKNOWN_KEY]
+    first = (unknown or error.errors())[0]
     location = [str(part) for part in first["loc"] if not _is_union_branch(str(part))]
     key = ".".join(location)
-    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+    if first["type"] in UNKNOWN_KEY:
         return f"unknown key '{key}'{nearest(location[-1], _keys_at(kind, location[:-1]))}"
     if first["type"] in ("missing", "missing_argument"):
         return f"missing key '{key}'"

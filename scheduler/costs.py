@@ -23,7 +23,8 @@ class CostTable:
 
     Attributes:
         devices: device ids, the columns.
-        seconds: (num_ops, num_devices), in the graph's operator order.
+        seconds: (num_ops, num_devices), in the graph's operator order; infinite where a device
+            cannot run an operator.
         provenance: per device.
     """
 
@@ -33,8 +34,8 @@ class CostTable:
 
     def __post_init__(self) -> None:
         """Refuse NaN and negative times."""
-        if not (np.isfinite(self.seconds).all() and (self.seconds >= 0).all()):
-            raise ValueError("operator times must be finite and not negative")
+        if not (self.seconds >= 0).all():
+            raise ValueError("operator times must be numbers from 0")
 
     def band(self, devices: list[str] | None = None) -> tuple[float, float]:
         """Factors (low, high) that 90 % of measured over predicted times lie between."""
@@ -65,17 +66,27 @@ def op_seconds(op: Op, profile: DeviceProfile) -> float:
     return max(compute_s, memory_s) + profile.launch_overhead_s
 
 
+def _seconds_or_never(op: Op, profile: DeviceProfile) -> float:
+    supported = op.kind not in COMPUTE_KINDS or op.dtype in profile.peak_flops_per_s
+    return op_seconds(op, profile) if supported else np.inf
+
+
 def cost_table(graph: Graph, cluster: Cluster) -> CostTable:
     """Predict every operator on every device of a cluster.
 
     Raises:
-        ValueError: a device does not support the dtype of an operator.
+        ValueError: no device supports the dtype of an operator.
     """
     by_profile = {
-        id(profile): [op_seconds(op, profile) for op in graph.ops]
+        id(profile): [_seconds_or_never(op, profile) for op in graph.ops]
         for profile in cluster.devices.values()
     }
     columns = [by_profile[id(profile)] for profile in cluster.devices.values()]
+    for op, *times in zip(graph.ops, *columns, strict=True):
+        if np.isinf(times).all():
+            has = {p.name: ", ".join(p.peak_flops_per_s) for p in cluster.devices.values()}
+            listed = "; ".join(f"{name} has {dtypes}" for name, dtypes in has.items())
+            raise ValueError(f"operator '{op.name}': no device supports dtype {op.dtype}; {listed}")
     provenance = {device: profile.provenance for device, profile in cluster.devices.items()}
     return CostTable(tuple(cluster.devices), np.array(columns).T, provenance)
 
@@ -85,6 +96,6 @@ def rescale(measured: CostTable, base: CostTable, varied: CostTable) -> CostTabl
 
     `base` and `varied` are predictions of one cluster for the measured and the varied graph.
     """
-    ratio = varied.seconds / np.where(base.seconds > 0, base.seconds, 1.0)
-    ratio[base.seconds == 0] = 1.0
+    known = np.isfinite(base.seconds) & (base.seconds > 0)
+    ratio = np.where(known, varied.seconds, 1.0) / np.where(known, base.seconds, 1.0)
     return CostTable(measured.devices, measured.seconds * ratio, measured.provenance)

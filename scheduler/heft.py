@@ -31,6 +31,11 @@ def upward_ranks(
     return rank
 
 
+def by_rank(rank: NDArray[np.float64]) -> list[int]:
+    """Tasks by falling rank; ranks equal to 12 digits keep the tasks' order."""
+    return sorted(range(len(rank)), key=lambda i: -float(f"{rank[i]:.12g}"))
+
+
 def earliest_finish(
     w: NDArray[np.float64],
     pred: Edges,
@@ -111,7 +116,7 @@ def heft(problem: Problem) -> Placement:
     device, _ = earliest_finish(
         problem.seconds,
         pred,
-        sorted(range(len(rank)), key=lambda i: -rank[i]),
+        by_rank(rank),
         lambda i, j, p, q: problem.transfer_s(edge_bytes[i, j], devices[p], devices[q]),
         lambda i, p: need(i, p) <= free_bytes[p],
         chosen,

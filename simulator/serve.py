@@ -103,8 +103,8 @@ class ServiceTimes:
         return float(np.interp(size, self.sizes, self.period_s))
 
     def capacity_per_s(self, max_batch: int) -> float:
-        """Most requests per second of one replica, over all batch sizes."""
-        return max(size / self.period(size) for size in range(1, max_batch + 1))
+        """Requests per second of one replica under load, when every batch is full."""
+        return max_batch / self.period(max_batch)
 
 
 @dataclass(frozen=True)

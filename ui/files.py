@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -238,3 +239,8 @@ def size_document(scenario: Scenario, fleets: list[Fleet]) -> dict[str, Any]:
         "gap": gap,
         "candidates": [to_plain(fleet) for fleet in fleets],
     }
+
+
+def as_json(document: Any) -> str:
+    """A document as indented JSON text."""
+    return json.dumps(document, indent=1)

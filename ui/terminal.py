@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from hardware.cluster import Cluster
-from hardware.profile import DeviceProfile
+from hardware.profile import ERROR_BAND, DeviceProfile
 from hardware.units import format_bytes, format_count, format_seconds, format_usd
 from scheduler.plan import Plan
 from scheduler.report import Report
@@ -251,6 +251,11 @@ def show_fleets(fleets: list[Fleet], title: str) -> None:
         "times",
     ]
     table(title, columns, rows)
+    low, high = ERROR_BAND["datasheet"]
+    out.print(
+        f"Times of level datasheet: the truth lies between {low:g} and {high:g} times the "
+        "prediction in 9 of 10 cases. Measure before renting a fleet on them.\n"
+    )
 
 
 def show_serving(serving: dict[str, Any], rate: float) -> None:

@@ -1,0 +1,133 @@
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+ROOT = Path(__file__).parent.parent
+PAGES = ROOT / "ui" / "pages"
+
+
+def page(name):
+    return AppTest.from_file(str(PAGES / f"{name}.py"), default_timeout=120).run()
+
+
+def test_plan_page_shows_values_charts_and_algorithms():
+    app = page("plan")
+    app.selectbox(key="model").select("zoo:cifar10-cnn")
+    app.selectbox(key="hardware").select("aws/g4dn.12xlarge")
+    app.selectbox(key="objective").select("latency")
+    app.button[0].click().run()
+    assert not app.exception
+    assert not app.error
+    tiles = {metric.label: metric.value for metric in app.metric}
+    assert tiles["Latency of a batch"].endswith(("ms", "µs"))
+    assert tiles["Cost per 1,000"].startswith("$")
+    algorithms = app.dataframe[0].value
+    assert "heft" in set(algorithms["algorithm"])
+    assert list(app.dataframe[1].value["device"])
+
+
+def test_plan_page_words_errors():
+    app = page("plan")
+    app.selectbox(key="hardware").select("gcp/ct5lp-hightpu-1t")
+    app.selectbox(key="model").select("zoo:cifar10-cnn")
+    app.selectbox(key="dtype").select("float16")
+    app.button[0].click().run()
+    assert not app.exception
+    assert "no device supports dtype float16" in app.error[0].value
+
+
+def test_what_if_page_sorts_by_cost_and_sizes_fleets():
+    app = page("what_if")
+    app.selectbox(key="model").select("zoo:cifar10-cnn")
+    app.multiselect(key="instances").set_value(
+        ["aws/p3.2xlarge", "aws/g4dn.xlarge", "aws/c7a.xlarge"]
+    )
+    app.number_input(key="rate").set_value(500.0)
+    app.button[0].click().run()
+    assert not app.exception
+    costs = list(app.dataframe[0].value["USD per 1,000"])
+    assert costs == sorted(costs)
+    fleets = app.dataframe[1].value
+    assert (fleets["replicas"] >= 1).all()
+    assert (fleets["p95 (ms)"] <= 200).all()
+
+
+def test_what_if_page_with_an_impossible_promise():
+    app = page("what_if")
+    app.selectbox(key="model").select("zoo:resnet50")
+    app.multiselect(key="instances").set_value(["aws/c6a.xlarge"])
+    app.number_input(key="promise").set_value(1.0)
+    app.button[0].click().run()
+    assert not app.exception
+    assert "above the promise" in app.dataframe[1].value["note"][0]
+    assert app.warning
+
+
+def test_run_page_executes_on_this_machine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    app = page("run")
+    app.selectbox(key="model").select("zoo:cifar10-cnn")
+    app.button[0].click().run(timeout=180)
+    assert not app.exception
+    assert not app.error
+    tiles = {metric.label: metric.value for metric in app.metric}
+    assert tiles["Output against the unsplit model"] == "equals"
+    assert len(app.dataframe[0].value) >= 3
+    assert list(tmp_path.glob("runs/*/report.html"))
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture
+def server(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ui.cli", "ui", "--no-browser", "--port", str(port)], cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(f"http://localhost:{port}/_stcore/health", timeout=1)
+            break
+        except OSError:
+            time.sleep(0.2)
+    yield f"http://localhost:{port}"
+    os.killpg(process.pid, 15)
+    process.wait(timeout=20)
+
+
+@pytest.mark.skipif(
+    CHROMIUM is None, reason="chromium is not installed (Debian: apt install chromium)"
+)
+def test_the_app_in_a_real_browser(server):
+    from playwright.sync_api import expect, sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        tab = browser.new_page(viewport={"width": 1280, "height": 1000})
+        tab.goto(f"{server}/plan")
+        tab.get_by_label("Hardware").first.click()
+        tab.get_by_text("aws/g4dn.12xlarge").click()
+        tab.get_by_role("button", name="Plan", exact=True).click()
+        expect(tab.get_by_text("Throughput", exact=True)).to_be_visible(timeout=90_000)
+        expect(tab.locator("canvas.marks, svg.marks").first).to_be_visible(timeout=60_000)
+        tab.goto(f"{server}/what-if")
+        expect(tab.get_by_role("heading", name="What-if")).to_be_visible(timeout=30_000)
+        tab.goto(f"{server}/run")
+        expect(tab.get_by_role("heading", name="Run")).to_be_visible(timeout=30_000)
+        browser.close()
