@@ -18,11 +18,11 @@ def main(url: str, report: Path) -> None:
             executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
         )
         tab = browser.new_page(viewport={"width": 1280, "height": 1500})
-        for path, button in (("plan", "Plan"), ("what-if", "Compare"), ("run", "Run")):
+        for path, button in (("", "Plan"), ("what-if", "Compare"), ("run", "Run")):
             tab.goto(f"{url}/{path}")
             tab.get_by_role("button", name=button, exact=True).click()
             wait_for_charts(tab)
-            tab.screenshot(path=IMAGES / f"{path}.png")
+            tab.screenshot(path=IMAGES / f"{path or 'plan'}.png")
         tab.goto(report.resolve().as_uri())
         wait_for_charts(tab)
         tab.screenshot(path=IMAGES / "report.png", full_page=True)
@@ -33,7 +33,8 @@ def wait_for_charts(tab: Page) -> None:
     """Wait until the charts are drawn and nothing runs."""
     charts = tab.locator("canvas.marks, svg.marks")
     expect(charts.nth(0)).to_be_visible(timeout=180_000)
-    tab.wait_for_timeout(6000)
+    expect(tab.get_by_text("Stop", exact=True)).to_have_count(0, timeout=180_000)
+    tab.wait_for_timeout(3000)
 
 
 if __name__ == "__main__":

@@ -265,7 +265,13 @@ def execute(
         link_bytes=_link_bytes(plan),
         latency_band_s=(min(b - a for a, b in latencies), max(b - a for a, b in latencies)),
         throughput_band_per_s=(min(rates), max(rates)),
-        spans=_from_zero([s for s in _joined(traced) if s.micro_batch >= m and s.kind != "stage"]),
+        spans=_from_zero(
+            [
+                replace(s, micro_batch=s.micro_batch - m)
+                for s in _joined(traced)
+                if s.micro_batch >= m and s.kind != "stage"
+            ]
+        ),
         pipeline_spans=_from_zero(_joined(middle)),
     )
     return Execution(report, difference, TOLERANCE[model.dtype])

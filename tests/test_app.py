@@ -11,7 +11,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 ROOT = Path(__file__).parent.parent
-PAGES = ROOT / "ui" / "pages"
+PAGES = ROOT / "ui" / "app_pages"
 
 
 def page(name):
@@ -120,14 +120,14 @@ def test_the_app_in_a_real_browser(server):
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
         )
         tab = browser.new_page(viewport={"width": 1280, "height": 1000})
-        tab.goto(f"{server}/plan")
+        tab.goto(server)
         tab.get_by_label("Hardware").first.click()
         tab.get_by_text("aws/g4dn.12xlarge").click()
         tab.get_by_role("button", name="Plan", exact=True).click()
         expect(tab.get_by_text("Throughput", exact=True)).to_be_visible(timeout=90_000)
         expect(tab.locator("canvas.marks, svg.marks").first).to_be_visible(timeout=60_000)
-        tab.goto(f"{server}/what-if")
+        tab.get_by_role("link", name="What-if").click()
         expect(tab.get_by_role("heading", name="What-if")).to_be_visible(timeout=30_000)
-        tab.goto(f"{server}/run")
+        tab.get_by_role("link", name="Run").click()
         expect(tab.get_by_role("heading", name="Run")).to_be_visible(timeout=30_000)
         browser.close()

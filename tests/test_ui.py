@@ -262,6 +262,8 @@ def test_run_writes_its_files(finished_run):
     page = (folder / "report.html").read_text()
     assert "http-equiv" not in page
     assert 'src="http' not in page
+    assert page.rindex("<h1>small</h1>") > page.rindex("<body>")
+    assert page.rindex("<h1>small</h1>") < page.rindex('<div id="vis"></div>')
 
 
 def test_a_plan_file_can_be_executed(finished_run):

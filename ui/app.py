@@ -4,12 +4,12 @@ from pathlib import Path
 
 import streamlit as st
 
-PAGES = Path(__file__).parent / "pages"
+PAGES = Path(__file__).parent / "app_pages"
 
 st.set_page_config(page_title="Apportion", layout="wide")
 st.navigation(
     [
-        st.Page(PAGES / "plan.py", title="Plan", url_path="plan", default=True),
+        st.Page(PAGES / "plan.py", title="Plan", default=True),
         st.Page(PAGES / "what_if.py", title="What-if", url_path="what-if"),
         st.Page(PAGES / "run.py", title="Run", url_path="run"),
     ]

@@ -15,7 +15,7 @@ from scheduler.timeline import Span
 from simulator.capacity import Fleet
 from simulator.whatif import Outcome
 
-WIDTH = 860
+WIDTH = 780
 COLUMNS = 44
 """Operators in one row of the graph before it goes on in the next."""
 
@@ -103,7 +103,11 @@ def timeline_chart(sides: Mapping[str, Sequence[Span]], title: str) -> Chart:
         .encode(
             x=alt.X("start:Q", title="milliseconds"), x2="end:Q",
             y=alt.Y("resource:N", title=None),
-            color=alt.Color("micro-batch:N", scale=alt.Scale(scheme="tableau10")),
+            color=alt.Color(
+                "micro-batch:N",
+                scale=alt.Scale(scheme="tableau10"),
+                legend=alt.Legend(orient="bottom"),
+            ),
             row=alt.Row("side:N", title=None, sort=list(sides)),
             tooltip=["name:N", "resource:N", "duration:N", "micro-batch:N"],
         )

@@ -124,6 +124,7 @@ def report_document(
         "provenance": {device: str(p) for device, p in prepared.problem.costs.provenance.items()},
         "assumptions": [
             "inputs and outputs lie in the memory of the device that reads or writes them",
+            "a measured transfer lasts from its sending until its receiver takes it",
             "intervals are the 90 % band of the times' provenance; of a measurement, its range",
         ],
     }

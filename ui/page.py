@@ -38,9 +38,15 @@ def write_page(
         charts.append(cost_chart(what_if))
     drawn = alt.vconcat(*charts).resolve_scale(color="independent")
     page = drawn.to_html(inline=True, embed_options={"actions": False})
-    head = f"<title>Apportion: {escape(document['name'])}</title><style>{STYLE}</style></head>"
-    page = page.replace("</head>", head, 1)
-    write_text(path, page.replace("<body>", f"<body>{_summary(document)}", 1))
+    head = f"<title>Apportion: {escape(document['name'])}</title><style>{STYLE}</style>"
+    page = _insert(page, head, before="</head>")
+    write_text(path, _insert(page, _summary(document), before='<div id="vis"></div>'))
+
+
+def _insert(page: str, text: str, before: str) -> str:
+    """Insert text before the last occurrence: the inlined scripts may hold earlier ones."""
+    head, found, tail = page.rpartition(before)
+    return f"{head}{text}{found}{tail}"
 
 
 def _span(plain: dict[str, Any]) -> Span:

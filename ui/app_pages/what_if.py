@@ -41,6 +41,7 @@ def answer() -> None:
             for o in outcomes
         ],
         key="outcomes",
+        column_config={"USD per 1,000": st.column_config.NumberColumn(format="%.6f")},
     )  # fmt: skip
     if any(o.cost for o in outcomes):
         st.altair_chart(charts.cost_chart(outcomes))

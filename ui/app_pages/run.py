@@ -7,7 +7,10 @@ from ui import charts, files, forms
 from ui.job import run_scenario
 
 st.title("Run")
-st.caption("Is it true? The plan runs on this machine; the prediction stands beside it.")
+st.caption(
+    "Is it true? The plan runs on this machine; the prediction stands beside it. A browser on the "
+    "same machine takes cores from the run: for figures to quote, use `apportion run`."
+)
 
 with st.form("run"):
     model = forms.ask_model()
