@@ -28,7 +28,7 @@ if not out.is_terminal:
 def steps(text: str) -> Iterator[Tell]:
     """Show a step with a moving bar and its time on standard error."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=notes) as progress:
+    with Progress(*columns, console=notes, refresh_per_second=2) as progress:
         task = progress.add_task(text, total=None)
         yield lambda share: progress.update(task, total=1.0, completed=share)
         progress.update(task, total=1.0, completed=1.0)
