@@ -25,7 +25,9 @@ def format_seconds(value: float) -> str:
         return "0 s"
     for scale, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
         if abs(value) >= scale:
-            return f"{value / scale:.3g} {unit}" if value < 120 else f"{value / 60:.3g} min"
+            if value < 120:
+                return f"{value / scale:.3g} {unit}"
+            return f"{value / 60:.3g} min" if value < 7200 else f"{value / 3600:.3g} h"
     return f"{value / 1e-9:.3g} ns"
 
 

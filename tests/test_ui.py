@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hardware.errors import InfeasibleError
-from ui import cli, files, pipeline
+from ui import cli, exits, files, pipeline, rented
 from ui.scenario import parse_scenario, read_scenario, vary
 
 ROOT = Path(__file__).parent.parent
@@ -74,26 +74,26 @@ def test_every_example_is_a_scenario(path):
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(scenario_file, capsys, text, message):
-    assert cli.main(["simulate", scenario_file(text)]) == cli.BAD_INPUT
+    assert cli.main(["simulate", scenario_file(text)]) == exits.BAD_INPUT
     printed = capsys.readouterr()
     assert message in printed.err.splitlines()[-1]
     assert printed.out == ""
 
 
 def test_missing_file(capsys):
-    assert cli.main(["run", "nowhere.yaml"]) == cli.BAD_INPUT
+    assert cli.main(["run", "nowhere.yaml"]) == exits.BAD_INPUT
     assert capsys.readouterr().err == "apportion: error: nowhere.yaml: no such file\n"
 
 
 def test_errors_are_json_where_json_is_asked_for(capsys):
-    assert cli.main(["run", "nowhere.yaml", "--json"]) == cli.BAD_INPUT
-    assert json.loads(capsys.readouterr().out)["exit_code"] == cli.BAD_INPUT
+    assert cli.main(["run", "nowhere.yaml", "--json"]) == exits.BAD_INPUT
+    assert json.loads(capsys.readouterr().out)["exit_code"] == exits.BAD_INPUT
 
 
 def test_a_plan_that_fits_nowhere_is_infeasible_and_says_why(scenario_file, capsys):
     text = "model: {source: zoo:gpt2, batch: 1}\nhardware: {instances: [aws/g6.xlarge]}\n"
     text += "constraints: {memory_headroom: 0.999}\n"
-    assert cli.main(["plan", scenario_file(text)]) == cli.INFEASIBLE
+    assert cli.main(["plan", scenario_file(text)]) == exits.INFEASIBLE
     error = capsys.readouterr().err
     assert "device 'gpu0': the plan needs" in error
     assert "the limit is" in error
@@ -114,7 +114,7 @@ RENTED = SMALL + "hardware: {instances: [aws/g4dn.12xlarge]}\nobjective: cost\n"
 
 def test_simulate_a_rented_machine(scenario_file, capsys):
     traffic = "traffic: {rate: 100, duration_s: 5, slo: {p95_s: 0.1}}\n"
-    assert cli.main(["simulate", scenario_file(RENTED + traffic), "--json"]) == cli.DONE
+    assert cli.main(["simulate", scenario_file(RENTED + traffic), "--json"]) == exits.DONE
     report = json.loads(capsys.readouterr().out)
     assert report["schema"] == "apportion.report/1"
     assert set(report["predicted"]["latency_s"]) == {"mean", "p50", "p90", "p95", "p99"}
@@ -126,7 +126,7 @@ def test_simulate_a_rented_machine(scenario_file, capsys):
 
 def test_plan_file_can_be_simulated_again(scenario_file, capsys, tmp_path):
     path = scenario_file(RENTED)
-    assert cli.main(["plan", path, "--json", "-o", str(tmp_path / "plan.json")]) == cli.DONE
+    assert cli.main(["plan", path, "--json", "-o", str(tmp_path / "plan.json")]) == exits.DONE
     plan = json.loads(capsys.readouterr().out)
     for key in (
         "schema",
@@ -142,14 +142,14 @@ def test_plan_file_can_be_simulated_again(scenario_file, capsys, tmp_path):
     ):
         assert key in plan
     assert plan["schema"] == "apportion.plan/1"
-    assert cli.main(["simulate", str(tmp_path / "plan.json"), "--json"]) == cli.DONE
+    assert cli.main(["simulate", str(tmp_path / "plan.json"), "--json"]) == exits.DONE
     report = json.loads(capsys.readouterr().out)
     assert report["plan"]["value"] == plan["value"]
 
 
 def test_capture_and_plan_from_files(tmp_path, capsys):
     graph, cluster = tmp_path / "graph.json", tmp_path / "cluster.yaml"
-    assert cli.main(["capture", "zoo:cifar10-cnn", "-o", str(graph), "--json"]) == cli.DONE
+    assert cli.main(["capture", "zoo:cifar10-cnn", "-o", str(graph), "--json"]) == exits.DONE
     totals = json.loads(capsys.readouterr().out)["totals"]
     assert set(totals) == {"ops", "flops", "params", "param_bytes", "bytes"}
     from hardware.catalog import find_instance, instance_cluster
@@ -157,20 +157,20 @@ def test_capture_and_plan_from_files(tmp_path, capsys):
 
     write_json(cluster, to_plain(instance_cluster(find_instance("aws/g5.xlarge"))))
     arguments = ["plan", "--graph", str(graph), "--cluster", str(cluster), "--objective", "latency"]
-    assert cli.main([*arguments, "--algorithm", "heft", "--json"]) == cli.DONE
+    assert cli.main([*arguments, "--algorithm", "heft", "--json"]) == exits.DONE
     assert json.loads(capsys.readouterr().out)["algorithm"] == "heft"
-    assert cli.main([*arguments, "--algorithm", "magic"]) == cli.BAD_INPUT
-    assert cli.main(["plan", "--graph", str(cluster), "--cluster", str(cluster)]) == cli.BAD_INPUT
+    assert cli.main([*arguments, "--algorithm", "magic"]) == exits.BAD_INPUT
+    assert cli.main(["plan", "--graph", str(cluster), "--cluster", str(cluster)]) == exits.BAD_INPUT
 
 
 def test_compare_varies_keys(scenario_file, capsys):
     path = scenario_file(RENTED)
     vary_by = ["--vary", "model.dtype=float32,float16", "--vary", "model.batch=4,8"]
-    assert cli.main(["compare", path, *vary_by, "--json"]) == cli.DONE
+    assert cli.main(["compare", path, *vary_by, "--json"]) == exits.DONE
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert len(rows) == 4
     assert [row["usd_per_1k"] for row in rows] == sorted(row["usd_per_1k"] for row in rows)
-    assert cli.main(["compare", path, "--vary", "model.dtyp=float16"]) == cli.BAD_INPUT
+    assert cli.main(["compare", path, "--vary", "model.dtyp=float16"]) == exits.BAD_INPUT
 
 
 def test_vary_checks_the_value():
@@ -182,7 +182,7 @@ def test_vary_checks_the_value():
 
 def test_size_finds_the_cheapest_fleet_and_its_bound(scenario_file, capsys):
     traffic = "traffic: {rate: 200, duration_s: 20, slo: {p95_s: 0.2}}\n"
-    assert cli.main(["size", scenario_file(RENTED + traffic), "--json"]) == cli.DONE
+    assert cli.main(["size", scenario_file(RENTED + traffic), "--json"]) == exits.DONE
     document = json.loads(capsys.readouterr().out)
     assert document["fleet"]["usd_per_hour"] >= document["lower_bound_usd_per_hour"] > 0
     assert 0 <= document["gap"] < 1
@@ -192,10 +192,10 @@ def test_size_finds_the_cheapest_fleet_and_its_bound(scenario_file, capsys):
 
 
 def test_size_without_a_promise_or_with_an_impossible_one(scenario_file, capsys):
-    assert cli.main(["size", scenario_file(RENTED)]) == cli.BAD_INPUT
+    assert cli.main(["size", scenario_file(RENTED)]) == exits.BAD_INPUT
     assert "size needs traffic with a promise" in capsys.readouterr().err
     impossible = RENTED + "traffic: {rate: 1, duration_s: 5, slo: {p95_s: 1.0e-9}}\n"
-    assert cli.main(["size", scenario_file(impossible)]) == cli.INFEASIBLE
+    assert cli.main(["size", scenario_file(impossible)]) == exits.INFEASIBLE
     assert "above the promise" in " ".join(capsys.readouterr().out.split())
 
 
@@ -208,14 +208,14 @@ def test_instances_joined_by_a_network_are_one_cluster():
         },
     }
     scenario = parse_scenario(raw, "here", "s")
-    cluster = pipeline.rented_cluster(scenario)
+    cluster = rented.rented_cluster(scenario)
     assert list(cluster.devices) == ["0.gpu0", "0.cpu0", "1.gpu0", "1.cpu0"]
     assert cluster.link("0.gpu0", "1.gpu0").bytes_per_s == 1e9
-    assert pipeline.rent(scenario)[0] == pytest.approx(1.006 + 0.8048)
+    assert rented.rent(scenario)[0] == pytest.approx(1.006 + 0.8048)
 
 
 def test_prices_lists_every_instance(capsys):
-    assert cli.main(["prices", "--json"]) == cli.DONE
+    assert cli.main(["prices", "--json"]) == exits.DONE
     document = json.loads(capsys.readouterr().out)
     assert {row["instance"] for row in document["prices"]} == set(document["instances"])
 
@@ -298,7 +298,7 @@ def test_a_worker_killed_in_the_middle_ends_the_run_with_code_3(tmp_path):
     workers = _workers_of(process)
     workers[0].send_signal(signal.SIGKILL)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == cli.RUN_FAILED
+    assert process.returncode == exits.RUN_FAILED
     assert "apportion: run failed: device '" in error.splitlines()[-1]
     assert "was killed by signal 9" in error
     assert "Traceback" not in error
@@ -312,7 +312,7 @@ def test_ctrl_c_stops_the_run_with_code_130(tmp_path):
     workers = _workers_of(process)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == cli.INTERRUPTED
+    assert process.returncode == exits.INTERRUPTED
     assert "Traceback" not in error
     assert not any(worker.is_running() for worker in workers)
     assert list(tmp_path.glob("runs/*/plan.json"))

@@ -4,9 +4,8 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
-DONE, INFEASIBLE, BAD_INPUT, RUN_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+from ui.exits import BAD_INPUT, INFEASIBLE, INTERRUPTED, RUN_FAILED
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -98,13 +97,6 @@ def build_parser() -> argparse.ArgumentParser:
     ui.add_argument("--port", type=int, default=8501)
     ui.add_argument("--no-browser", action="store_true", help="serve without opening a browser")
     return parser
-
-
-def emit(arguments: argparse.Namespace, document: Any) -> bool:
-    """Print the document where --json asks for it; returns whether it did."""
-    if arguments.json:
-        print(json.dumps(document))
-    return bool(arguments.json)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import json
 import subprocess
 import sys
 import time
@@ -18,9 +19,10 @@ from hardware.units import format_seconds, format_usd
 from scheduler.costs import cost_table
 from scheduler.plan import Plan
 from scheduler.problem import Objective, Problem
-from ui import files, pipeline, terminal
-from ui.cli import DONE, RUN_FAILED, emit
+from ui import files, pipeline, sizing, terminal
+from ui.exits import DONE, RUN_FAILED
 from ui.pipeline import Prepared
+from ui.rented import rent
 from ui.scenario import Scenario, read_scenario, vary
 
 
@@ -46,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
                 f"Cost: {hourly}/h, {per_1k} per 1,000 inferences; {result.cost.provenance}\n"
             )
         else:
-            terminal.out.print(f"Cost: {pipeline.rent(scenario)[1]}\n")
+            terminal.out.print(f"Cost: {rent(scenario)[1]}\n")
         terminal.show_outcomes(result.what_if)
         terminal.out.print(f"Report: {result.folder / 'report.html'}")
     agrees = result.measured is None or result.measured.execution.outputs_agree
@@ -240,7 +242,7 @@ def _compare_cells(row: dict[str, Any]) -> list[str]:
 def size(arguments: argparse.Namespace) -> int:
     """Capacity planning."""
     scenario = read_scenario(arguments.scenario)
-    fleets = pipeline.size(scenario, terminal.steps)
+    fleets = sizing.size(scenario, terminal.steps)
     document = files.size_document(scenario, fleets)
     if not emit(arguments, document):
         assert scenario.traffic is not None
@@ -301,3 +303,10 @@ def ui(arguments: argparse.Namespace) -> int:
         "--browser.gatherUsageStats", "false", "--server.address", "localhost",
     ]  # fmt: skip
     return subprocess.run(command, check=False).returncode
+
+
+def emit(arguments: argparse.Namespace, document: Any) -> bool:
+    """Print the document where --json asks for it; returns whether it did."""
+    if arguments.json:
+        print(json.dumps(document))
+    return bool(arguments.json)

@@ -8,17 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from itertools import permutations
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hardware.catalog import find_instance, instance_cluster, load_instances, load_prices
-from hardware.cluster import Cluster, Link
-from hardware.documents import nearest, read
-from hardware.errors import InfeasibleError
-from hardware.profile import Provenance
+from hardware.catalog import find_instance, load_instances, load_prices
+from hardware.cluster import Cluster
+from hardware.units import format_seconds
 from scheduler.costs import CostTable, cost_table
 from scheduler.graph import Graph
 from scheduler.plan import Plan
@@ -26,11 +22,11 @@ from scheduler.portfolio import Solution, solve
 from scheduler.problem import Problem
 from scheduler.report import Report
 from simulator.billing import Cost, bill
-from simulator.capacity import Candidate, Fleet, size_fleets
 from simulator.replay import replay
 from simulator.serve import ServingReport, serve
 from simulator.whatif import Outcome, best_plan, compare_instances, service_times
-from ui.scenario import Rented, Scenario
+from ui.rented import rent, rented_cluster
+from ui.scenario import Scenario
 
 if TYPE_CHECKING:
     from executor.run import Execution, LoadedModel
@@ -104,60 +100,9 @@ def local_cluster(workers: Workers, steps: Steps, recalibrate: bool = False) -> 
     cluster = None if recalibrate else cached_cluster()
     if cluster is None:
         with steps("Measuring this machine's devices and links") as tell:
-            cluster = calibrate(workers, tell)
-    return cluster
-
-
-def rented_cluster(scenario: Scenario) -> Cluster:
-    """The devices of the scenario's instances, or of its cluster file.
-
-    Raises:
-        ValueError: an unknown instance, or a file that is not a cluster.
-    """
-    if isinstance(scenario.hardware, str):
-        path = Path(scenario.hardware)
-        if not path.exists():
-            raise ValueError(
-                f"hardware: '{scenario.hardware}' is neither 'local' nor a file"
-                + nearest(scenario.hardware, ["local"])
-            )
-        return read(path, Cluster)
-    return _joined(scenario.hardware)
-
-
-def _joined(rented: Rented) -> Cluster:
-    clusters = [instance_cluster(find_instance(name)) for name in rented.instances]
-    if len(clusters) == 1 or rented.network is None:
-        return clusters[0]
-    devices = {f"{i}.{d}": p for i, c in enumerate(clusters) for d, p in c.devices.items()}
-    links = [
-        replace(link, src=f"{i}.{link.src}", dst=f"{i}.{link.dst}", medium=f"{i}.{link.medium}")
-        for i, cluster in enumerate(clusters)
-        for link in cluster.links
-    ]
-    source = Provenance("literal", "network of the scenario")
-    for src, dst in permutations(devices, 2):
-        if src.split(".")[0] != dst.split(".")[0]:
-            network = rented.network
-            medium = f"network {src.split('.')[0]} to {dst.split('.')[0]}"
-            links.append(Link(src, dst, network.bytes_per_s, network.latency_s, source, medium))
-    return Cluster(" + ".join(rented.instances), devices, tuple(links))
-
-
-def rent(scenario: Scenario) -> tuple[float | None, str]:
-    """USD per hour of the scenario's hardware and where the price comes from; None if unpriced.
-
-    Raises:
-        ValueError: the catalog has no price for an instance as asked.
-    """
-    choice = scenario.prices
-    if isinstance(scenario.hardware, Rented):
-        book = load_prices()
-        prices = [book.find(n, choice.market, choice.region) for n in scenario.hardware.instances]
-        return sum(price.usd_per_hour for price in prices), "; ".join(map(str, prices))
-    if choice.usd_per_hour is not None:
-        return choice.usd_per_hour, "prices.usd_per_hour of the scenario"
-    return None, "this machine has no price; set prices.usd_per_hour"
+            return calibrate(workers, tell)
+    with steps(f"This machine's profile was measured {format_seconds(profile_age_s(cluster))} ago"):
+        return cluster
 
 
 def prepare(
@@ -315,18 +260,6 @@ def execute(
     return Measured(execution, baselines)
 
 
-def check_promise(scenario: Scenario) -> None:
-    """Refuse to size a fleet for no promise.
-
-    Raises:
-        ValueError: the scenario has no traffic or no promise.
-    """
-    if scenario.traffic is None or scenario.traffic.slo is None:
-        raise ValueError(
-            "size needs traffic with a promise, e.g. traffic: {rate: 40, slo: {p95_s: 0.15}}"
-        )
-
-
 def serve_traffic(prepared: Prepared) -> ServingReport:
     """Simulate the scenario's traffic on its replicas.
 
@@ -347,53 +280,3 @@ def profile_age_s(cluster: Cluster) -> float:
     from executor.cache import age_s
 
     return age_s(next(iter(cluster.devices.values())).provenance.date)
-
-
-def size(scenario: Scenario, steps: Steps, names: list[str] | None = None) -> list[Fleet]:
-    """The smallest fleet of every catalog instance, and of this machine, for the traffic.
-
-    Raises:
-        ValueError: the scenario has no traffic or no promise.
-    """
-    check_promise(scenario)
-    max_batch = scenario.serving.batch.max or scenario.model.batch
-    candidates = []
-    if is_local(scenario):
-        problem = prepare_anywhere(scenario, steps).problem
-        graph = problem.graph
-        times = service_times(graph, problem.cluster, max_batch, problem.costs)
-        usd_per_hour = scenario.prices.usd_per_hour
-        candidates.append(Candidate("this machine", times, usd_per_hour, "measured"))
-    else:
-        with steps("Capturing the model"):
-            graph, _ = capture_graph(scenario)
-    return candidates_to_fleets(scenario, graph, candidates, names or list(load_instances()), steps)
-
-
-def candidates_to_fleets(
-    scenario: Scenario, graph: Graph, candidates: list[Candidate], names: list[str], steps: Steps
-) -> list[Fleet]:
-    """Add catalog instances to the candidates and size them all.
-
-    Raises:
-        ValueError: the scenario has no traffic or no promise.
-    """
-    check_promise(scenario)
-    assert scenario.traffic is not None
-    max_batch = scenario.serving.batch.max or scenario.model.batch
-    with steps("Planning each instance") as tell:
-        for number, name in enumerate(names):
-            candidates = [*candidates, _candidate(scenario, graph, name, max_batch)]
-            tell((number + 1) / len(names))
-    with steps("Simulating fleets") as tell:
-        return size_fleets(candidates, scenario.traffic, scenario.serving, tell)
-
-
-def _candidate(scenario: Scenario, graph: Graph, name: str, max_batch: int) -> Candidate:
-    cluster = instance_cluster(find_instance(name))
-    level = " and ".join(sorted({p.provenance.level for p in cluster.devices.values()}))
-    try:
-        price = load_prices().find(name, scenario.prices.market)
-        return Candidate(name, service_times(graph, cluster, max_batch), price.usd_per_hour, level)
-    except (InfeasibleError, ValueError) as refusal:
-        return Candidate(name, None, None, level, str(refusal))

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from hardware.units import format_bytes, format_seconds, format_usd
-from ui import charts, files, forms, pipeline
+from ui import charts, files, forms, pipeline, rented
 from ui.terminal import objective_value
 
 st.title("Plan")
@@ -34,7 +34,7 @@ def answer() -> None:
     tiles[2].metric("Gap to the lower bound", f"{best.gap:.1%}")
     tiles[2].caption(f"{best.algorithm}, {len(best.stages)} stages")
     tiles[3].metric("Cost per 1,000", format_usd(cost.usd_per_1k) if cost else "no price")
-    tiles[3].caption(cost.provenance if cost else pipeline.rent(scenario)[1])
+    tiles[3].caption(cost.provenance if cost else rented.rent(scenario)[1])
     st.altair_chart(charts.graph_chart(prepared.graph, best.placement))
     st.altair_chart(charts.timeline_chart({"predicted": predicted.spans}, "One batch alone"))
     left, right = st.columns(2)

@@ -4,7 +4,7 @@ import streamlit as st
 
 from hardware.catalog import load_instances
 from hardware.units import format_seconds
-from ui import charts, forms, pipeline
+from ui import charts, forms, pipeline, sizing
 
 st.title("What-if")
 st.caption("Which hardware is the cheapest for this traffic, and what would another precision do?")
@@ -45,7 +45,7 @@ def answer() -> None:
     )  # fmt: skip
     if any(o.cost for o in outcomes):
         st.altair_chart(charts.cost_chart(outcomes))
-    fleets = pipeline.candidates_to_fleets(scenario, graph, [], instances, forms.steps)
+    fleets = sizing.candidates_to_fleets(scenario, graph, [], instances, forms.steps)
     promise = format_seconds(promise_ms / 1e3)
     st.subheader(f"Fleets for {rate:g} requests/s, p95 within {promise}")
     st.dataframe(

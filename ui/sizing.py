@@ -1,0 +1,71 @@
+"""Capacity planning of a scenario: candidates from the catalog and this machine, then fleets."""
+
+from hardware.catalog import find_instance, instance_cluster, load_instances, load_prices
+from hardware.errors import InfeasibleError
+from scheduler.graph import Graph
+from simulator.capacity import Candidate, Fleet, size_fleets
+from simulator.whatif import service_times
+from ui.pipeline import Steps, capture_graph, is_local, prepare_anywhere
+from ui.scenario import Scenario
+
+
+def check_promise(scenario: Scenario) -> None:
+    """Refuse to size a fleet for no promise.
+
+    Raises:
+        ValueError: the scenario has no traffic or no promise.
+    """
+    if scenario.traffic is None or scenario.traffic.slo is None:
+        raise ValueError(
+            "size needs traffic with a promise, e.g. traffic: {rate: 40, slo: {p95_s: 0.15}}"
+        )
+
+
+def size(scenario: Scenario, steps: Steps, names: list[str] | None = None) -> list[Fleet]:
+    """The smallest fleet of every catalog instance, and of this machine, for the traffic.
+
+    Raises:
+        ValueError: the scenario has no traffic or no promise.
+    """
+    check_promise(scenario)
+    max_batch = scenario.serving.batch.max or scenario.model.batch
+    candidates = []
+    if is_local(scenario):
+        problem = prepare_anywhere(scenario, steps).problem
+        graph = problem.graph
+        times = service_times(graph, problem.cluster, max_batch, problem.costs)
+        usd_per_hour = scenario.prices.usd_per_hour
+        candidates.append(Candidate("this machine", times, usd_per_hour, "measured"))
+    else:
+        with steps("Capturing the model"):
+            graph, _ = capture_graph(scenario)
+    return candidates_to_fleets(scenario, graph, candidates, names or list(load_instances()), steps)
+
+
+def candidates_to_fleets(
+    scenario: Scenario, graph: Graph, candidates: list[Candidate], names: list[str], steps: Steps
+) -> list[Fleet]:
+    """Add catalog instances to the candidates and size them all.
+
+    Raises:
+        ValueError: the scenario has no traffic or no promise.
+    """
+    check_promise(scenario)
+    assert scenario.traffic is not None
+    max_batch = scenario.serving.batch.max or scenario.model.batch
+    with steps("Planning each instance") as tell:
+        for number, name in enumerate(names):
+            candidates = [*candidates, _candidate(scenario, graph, name, max_batch)]
+            tell((number + 1) / len(names))
+    with steps("Simulating fleets") as tell:
+        return size_fleets(candidates, scenario.traffic, scenario.serving, tell)
+
+
+def _candidate(scenario: Scenario, graph: Graph, name: str, max_batch: int) -> Candidate:
+    cluster = instance_cluster(find_instance(name))
+    level = " and ".join(sorted({p.provenance.level for p in cluster.devices.values()}))
+    try:
+        price = load_prices().find(name, scenario.prices.market)
+        return Candidate(name, service_times(graph, cluster, max_batch), price.usd_per_hour, level)
+    except (InfeasibleError, ValueError) as refusal:
+        return Candidate(name, None, None, level, str(refusal))
