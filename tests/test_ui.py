@@ -263,7 +263,8 @@ def test_run_writes_its_files(finished_run):
     assert "http-equiv" not in page
     assert 'src="http' not in page
     assert page.rindex("<h1>small</h1>") > page.rindex("<body>")
-    assert page.rindex("<h1>small</h1>") < page.rindex('<div id="vis"></div>')
+    assert page.rindex("<h1>small</h1>") < page.rindex('id="vis"')
+    assert page.startswith("<!DOCTYPE html>")
 
 
 def test_a_plan_file_can_be_executed(finished_run):

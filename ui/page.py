@@ -39,14 +39,14 @@ def write_page(
     drawn = alt.vconcat(*charts).resolve_scale(color="independent")
     page = drawn.to_html(inline=True, embed_options={"actions": False})
     head = f"<title>Apportion: {escape(document['name'])}</title><style>{STYLE}</style>"
-    page = _insert(page, head, before="</head>")
-    write_text(path, _insert(page, _summary(document), before='<div id="vis"></div>'))
+    page = _insert(page, head, mark="</head>")
+    write_text(path, _insert(page, _summary(document), mark="<body>", behind=True))
 
 
-def _insert(page: str, text: str, before: str) -> str:
-    """Insert text before the last occurrence: the inlined scripts may hold earlier ones."""
-    head, found, tail = page.rpartition(before)
-    return f"{head}{text}{found}{tail}"
+def _insert(page: str, text: str, mark: str, behind: bool = False) -> str:
+    """Insert text at the last occurrence of a mark: the inlined scripts may hold earlier ones."""
+    head, found, tail = page.rpartition(mark)
+    return f"{head}{found}{text}{tail}" if behind else f"{head}{text}{found}{tail}"
 
 
 def _span(plain: dict[str, Any]) -> Span:
