@@ -94,18 +94,29 @@ class PriceBook:
 
     prices: tuple[Price, ...]
 
-    def find(self, instance: str, market: Market = "on_demand", region: str | None = None) -> Price:
+    def find(
+        self,
+        instance: str,
+        market: Market = "on_demand",
+        region: str | None = None,
+        as_of: str | None = None,
+    ) -> Price:
         """The price of an instance; the first region listed if none is named.
+
+        With `as_of` (an ISO date) only prices that were taken by then count.
 
         Raises:
             ValueError: there is none; what there is, is listed.
         """
         offers = [price for price in self.prices if price.instance == instance]
         for price in offers:
-            if price.market == market and region in (None, price.region):
+            is_known = as_of is None or price.as_of <= as_of
+            if price.market == market and region in (None, price.region) and is_known:
                 return price
-        known = ", ".join(f"{p.market} in {p.region}" for p in offers) or "none at all"
+        known = ", ".join(f"{p.market} in {p.region} as of {p.as_of}" for p in offers)
+        known = known or "none at all"
         asked = f"{market} in {region}" if region else market
+        asked += f" by {as_of}" if as_of else ""
         raise ValueError(f"no price for '{instance}' {asked}; there is: {known}")
 
 

@@ -57,6 +57,14 @@ def test_missing_price_says_what_there_is():
         load_prices().find("aws/g5.xlarge", "spot")
 
 
+def test_prices_taken_after_the_asked_date_do_not_count():
+    assert load_prices().find("aws/g5.xlarge", as_of="2026-07-20").usd_per_hour == 1.006
+    with pytest.raises(
+        ValueError, match="on_demand by 2026-07-19; there is: on_demand in us-east-1"
+    ):
+        load_prices().find("aws/g5.xlarge", as_of="2026-07-19")
+
+
 def test_price_must_be_positive():
     with pytest.raises(ValueError, match="usd_per_hour must be positive, got 0"):
         Price("a/b", "spot", "r", 0, "2026-01-01", "test")

@@ -56,7 +56,10 @@ def rent(scenario: Scenario) -> tuple[float | None, str]:
     choice = scenario.prices
     if isinstance(scenario.hardware, Rented):
         book = load_prices()
-        prices = [book.find(n, choice.market, choice.region) for n in scenario.hardware.instances]
+        prices = [
+            book.find(n, choice.market, choice.region, choice.as_of)
+            for n in scenario.hardware.instances
+        ]
         return sum(price.usd_per_hour for price in prices), "; ".join(map(str, prices))
     if choice.usd_per_hour is not None:
         return choice.usd_per_hour, "prices.usd_per_hour of the scenario"

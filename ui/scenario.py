@@ -64,7 +64,10 @@ class Constraints:
 
 @dataclass(frozen=True)
 class PriceChoice:
-    """Which prices apply; `usd_per_hour` prices this machine, which no catalog lists."""
+    """Which prices apply: those taken by `as_of` (ISO date), in a market and region.
+
+    `usd_per_hour` prices this machine, which no catalog lists.
+    """
 
     __pydantic_config__ = STRICT
     as_of: str | None = None
