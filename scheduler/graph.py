@@ -57,6 +57,7 @@ class Op:
         inputs: names of the tensors consumed, produced by other operators or graph inputs.
         outputs: the tensors produced.
         module: path of the module that the operator belongs to.
+        dims: sizes that its time depends on, by kind; see `executor/op_rules.py`.
         costed: False where no rule gave its FLOPs, so that only its bytes count.
     """
 
@@ -73,6 +74,7 @@ class Op:
     weights: Mapping[str, int] = field(default_factory=dict)
     target: str = ""
     module: str = ""
+    dims: Mapping[str, int] = field(default_factory=dict)
     costed: bool = True
 
     @property
