@@ -201,6 +201,8 @@ def _cores(core: DeviceProfile, instance: Instance) -> DeviceProfile:
         peak_flops_per_s={dtype: n * rate for dtype, rate in core.peak_flops_per_s.items()},
         memory_bytes=instance.host_memory_bytes,
         memory_bytes_per_s=n * core.memory_bytes_per_s,
+        num_compute_units=n,
+        cache_bytes=n * core.cache_bytes if core.cache_bytes else None,
     )
 
 

@@ -48,6 +48,9 @@ class DeviceProfile:
         efficiency: share of peak (compute kinds) or of bandwidth (memory kinds) that operators
             of a kind reach, 0 to 1; `default` stands for kinds that are not listed.
         power_w: board power under load.
+        num_compute_units: what works side by side: streaming multiprocessors, compute units, cores.
+        cache_bytes: last-level cache on the chip (L2 of a GPU, L3 of a CPU).
+        clock_hz: boost clock, at which the peaks are reached.
     """
 
     __pydantic_config__ = STRICT
@@ -61,6 +64,9 @@ class DeviceProfile:
     launch_overhead_s: float = 0.0
     efficiency: dict[str, float] = field(default_factory=dict)
     power_w: float | None = None
+    num_compute_units: int | None = None
+    cache_bytes: int | None = None
+    clock_hz: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse figures that no device can have."""
@@ -72,8 +78,9 @@ class DeviceProfile:
             "memory_bytes_per_s": self.memory_bytes_per_s,
         }
         figures |= {f"efficiency.{k}": v for k, v in self.efficiency.items()}
-        if self.power_w is not None:
-            figures["power_w"] = self.power_w
+        for key in ("power_w", "num_compute_units", "cache_bytes", "clock_hz"):
+            if getattr(self, key) is not None:
+                figures[key] = getattr(self, key)
         for key, value in figures.items():
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"device '{self.name}': {key} must be positive, got {value}")

@@ -32,6 +32,7 @@ def test_host_cores_scale_with_their_number():
     host = instance_cluster(find_instance("aws/c7a.xlarge")).devices["cpu0"]
     assert host.peak_flops_per_s["float32"] == 4 * core.peak_flops_per_s["float32"]
     assert host.memory_bytes == 8 * 2**30
+    assert host.num_compute_units == 4
 
 
 def test_gpus_without_nvlink_share_the_host_link():
@@ -74,6 +75,13 @@ def test_price_must_be_positive():
 def test_profile_refuses_impossible_memory_bandwidth(value):
     with pytest.raises(ValueError, match="device 'd': memory_bytes_per_s must be positive"):
         make_profile("d", memory_bytes_per_s=value)
+
+
+@pytest.mark.parametrize("key", ["num_compute_units", "cache_bytes", "clock_hz", "power_w"])
+def test_optional_figures_may_be_absent_but_not_impossible(key):
+    assert getattr(make_profile("d"), key) is None
+    with pytest.raises(ValueError, match=f"device 'd': {key} must be positive, got 0"):
+        make_profile("d", **{key: 0})
 
 
 def test_unsupported_dtype_is_said():
