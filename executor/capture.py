@@ -10,7 +10,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils._pytree import tree_leaves
 
-from executor.op_rules import rule_for
+from executor.op_rules import estimate
 from executor.sources import Model, build_model, user_line
 from scheduler.graph import Graph, Op, Tensor
 
@@ -104,34 +104,31 @@ def _op(node: fx.Node, weights: Mapping[str, str], shared: Mapping[str, str]) ->
     sources = [n for n in node.all_input_nodes if _is_tensor(n) or n.name in weights]
     used = [n for n in sources if n.name in weights]
     fed = [n for n in sources if n.name not in weights]
-    args = fx.node.map_arg(node.args, lambda n: n.meta.get("val"))
     out = node.meta.get("val")
-    target = str(node.target)
-    short = target.removeprefix("aten.").split(".")[0]
-    rule = rule_for(short, args, out) if target.startswith("aten.") else None
-    kind = rule.kind if rule else "other"
+    cost = estimate(node)
     outputs = tuple(_tensor(n) for n in _result_nodes(node))
     written = sum(_num_bytes(leaf) for leaf in tree_leaves(out) if isinstance(leaf, TorchTensor))
     read = sum(_num_bytes(n.meta["val"]) for n in fed)
-    if kind == "embedding":
+    if cost.kind == "embedding":
         read = written + sum(
             _num_bytes(n.meta["val"]) for n in fed if not n.meta["val"].is_floating_point()
         )
-    if kind == "view":
+    if cost.kind == "view":
         read = written = 0
     return Op(
         name=node.name,
-        kind=kind,
-        flops=rule.flops(args, out) if rule else 0.0,
+        kind=cost.kind,
+        flops=cost.flops,
         bytes_read=read,
         bytes_written=written,
         dtype=_compute_dtype(out, used),
         inputs=tuple(n.name for n in fed),
         outputs=outputs,
         weights={shared[weights[n.name]]: _num_bytes(n.meta["val"]) for n in used},
-        target=target,
+        target=str(node.target),
         module=_module(node),
-        costed=rule is not None,
+        dims=cost.dims,
+        costed=cost.costed,
     )
 
 

@@ -1,0 +1,175 @@
+"""The sizes that an operator's time depends on, by class of operator.
+
+| class | sizes |
+|---|---|
+| matmul | batch, m, n, k; a linear layer has batch 1 and m = all leading sizes; a grouped product has one group per batch and its mean rows as m |
+| conv | batch, in_channels, out_channels, out_pixels, in_pixels, kernel, groups, stride; pixels, kernel and stride are products over the spatial axes |
+| attention | batch, heads, kv_heads, queries, keys, depth, value_depth, causal |
+| norm, softmax, reduce | rows, columns; a row is normalised, or reduced to one value |
+| pool | size (outputs), kernel (inputs per output) |
+| embedding | rows (looked up), columns (elements of each) |
+| elementwise | size (outputs), operands (input tensors of that size) |
+| copy | size (outputs) |
+"""  # noqa: E501
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from executor.einsum import einsum_dims
+from executor.op_call import Call
+
+Dims = Mapping[str, int]
+
+
+def matmul_dims(call: Call) -> Dims:
+    """Sizes of batch products (m, k) @ (k, n)."""
+    if call.name == "einsum":
+        return einsum_dims(call.args["equation"], [t.shape for t in call.tensors])
+    with_bias_first = call.name.startswith(("addm", "baddbmm", "addbmm"))
+    left, right = call.tensors[1:3] if with_bias_first else call.tensors[:2]
+    if "grouped_mm" in call.name:
+        return _grouped(left, right)
+    if call.name == "linear":
+        right = right.mT
+    k, n = left.shape[-1], right.shape[-1] if right.ndim > 1 else 1
+    if right.ndim <= 2:
+        return {"batch": 1, "m": left.numel() // max(k, 1), "n": n, "k": k}
+    batch = prod(np.broadcast_shapes(left.shape[:-2], right.shape[:-2]))
+    return {"batch": batch, "m": left.shape[-2] if left.ndim > 1 else 1, "n": n, "k": k}
+
+
+def _grouped(left: Tensor, right: Tensor) -> Dims:
+    """(rows, k) @ (groups, k, n), each row by the matrix of its group."""
+    groups, k, n = right.shape[0], left.shape[-1], right.shape[-1]
+    rows = left.numel() // max(k, 1)
+    return {"batch": groups, "m": -(-rows // groups), "n": n, "k": k}
+
+
+def conv_dims(call: Call) -> Dims:
+    """Sizes of a convolution; of a backward one, those of its forward."""
+    source, weight = call.args["input"], call.args["weight"]
+    result = call.args.get("grad_output", call.output)
+    spatial = weight.ndim - 2
+    stride = call.args["stride"]
+    strides = stride if isinstance(stride, Sequence) else [stride]
+    return {
+        "batch": prod(source.shape[: -1 - spatial]),
+        "in_channels": source.shape[-1 - spatial],
+        "out_channels": result.shape[-1 - spatial],
+        "out_pixels": prod(result.shape[-spatial:]),
+        "in_pixels": prod(source.shape[-spatial:]),
+        "kernel": prod(weight.shape[2:]),
+        "groups": call.args["groups"],
+        "stride": prod(strides) ** (spatial if len(strides) == 1 else 1),
+    }
+
+
+def attention_dims(call: Call) -> Dims:
+    """Sizes of softmax(Q K^T) V; tensors are (batch..., heads, length, depth)."""
+    query, key, value = (call.args[name] for name in ("query", "key", "value"))
+    return {
+        "batch": prod(query.shape[:-3]),
+        "heads": query.shape[-3] if query.ndim > 2 else 1,
+        "kv_heads": key.shape[-3] if key.ndim > 2 else 1,
+        "queries": query.shape[-2],
+        "keys": key.shape[-2],
+        "depth": query.shape[-1],
+        "value_depth": value.shape[-1],
+        "causal": int(bool(call.args.get("is_causal", False))),
+    }
+
+
+def norm_dims(call: Call) -> Dims:
+    """Rows that share one mean and one variance; of batch norm, the planes with one scale."""
+    source = call.args.get("input", call.input)
+    shape, size = source.shape, source.numel()
+    if "normalized_shape" in call.args:
+        columns = prod(call.args["normalized_shape"])
+    elif "num_groups" in call.args or "group" in call.args:
+        groups = call.args.get("num_groups", call.args.get("group"))
+        columns = size // max(shape[0] * groups, 1)
+    else:
+        columns = prod(shape[2:])
+    return _rows(size, columns)
+
+
+def axis_dims(call: Call) -> Dims:
+    """Rows along the axis of a softmax, a sort or a scan."""
+    source = call.input
+    dim = call.args.get("dim", -1)
+    return _rows(source.numel(), source.shape[dim] if source.ndim else 1)
+
+
+def reduce_dims(call: Call) -> Dims:
+    """A row of inputs for each output."""
+    size, rows = call.input.numel(), call.output.numel()
+    return {"rows": rows, "columns": size // max(rows, 1)}
+
+
+def _rows(size: int, columns: int) -> Dims:
+    return {"rows": size // max(columns, 1), "columns": columns}
+
+
+def pool_dims(call: Call) -> Dims:
+    """Outputs, and the inputs that each is made of."""
+    result = call.args.get("grad_output", call.output)
+    if "kernel_size" not in call.args:
+        source = call.args.get("self", call.input)
+        return {"size": result.numel(), "kernel": -(-source.numel() // max(result.numel(), 1))}
+    kernel = call.args["kernel_size"]
+    spatial = int(call.name.partition("pool")[2][0])
+    return {
+        "size": result.numel(),
+        "kernel": prod(kernel) if len(_list(kernel)) == spatial else _list(kernel)[0] ** spatial,
+    }
+
+
+def _list(value: Any) -> Sequence[int]:
+    return value if isinstance(value, Sequence) else [value]
+
+
+def embedding_dims(call: Call) -> Dims:
+    """Rows that indices choose, and their length."""
+    table, *indices = call.tensors
+    if "embedding" in call.name:
+        return {"rows": indices[0].numel(), "columns": table.shape[-1]}
+    size = call.output.numel()
+    if call.name.startswith(("gather", "take_along_dim")):
+        return {"rows": size, "columns": 1}
+    rows = prod(np.broadcast_shapes(*(index.shape for index in indices)))
+    return {"rows": rows, "columns": size // max(rows, 1)}
+
+
+def elementwise_dims(call: Call) -> Dims:
+    """Outputs, and the input tensors that have as many elements."""
+    size = call.output.numel()
+    return {"size": size, "operands": sum(t.numel() == size for t in call.tensors)}
+
+
+def copy_dims(call: Call) -> Dims:
+    """Elements written."""
+    return {"size": sum(t.numel() for t in call.outputs)}
+
+
+def no_dims(call: Call) -> Dims:
+    """Views have none: they take no time."""
+    return {}
+
+
+DIMS: Mapping[str, Callable[[Call], Dims]] = {
+    "matmul": matmul_dims,
+    "conv": conv_dims,
+    "attention": attention_dims,
+    "norm": norm_dims,
+    "softmax": axis_dims,
+    "reduce": reduce_dims,
+    "pool": pool_dims,
+    "embedding": embedding_dims,
+    "elementwise": elementwise_dims,
+    "copy": copy_dims,
+    "view": no_dims,
+}
