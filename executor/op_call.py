@@ -10,7 +10,7 @@ from torch._ops import OpOverload
 
 
 @dataclass(frozen=True)
-class Call:
+class OpCall:
     """Arguments and outputs as fake tensors.
 
     Attributes:
@@ -39,7 +39,7 @@ class Call:
         return self.outputs[0]
 
 
-def call_of(node: fx.Node) -> Call:
+def call_of(node: fx.Node) -> OpCall:
     """The call that a node of an exported graph makes."""
     given = [fx.node.map_arg(arg, _value) for arg in node.args]
     named = {name: fx.node.map_arg(arg, _value) for name, arg in node.kwargs.items()}
@@ -48,7 +48,7 @@ def call_of(node: fx.Node) -> Call:
         parameters = node.target._schema.arguments
         args = {p.name: p.default_value for p in parameters}
         args |= {p.name: value for p, value in zip(parameters, given, strict=False)} | named
-    return Call(short_name(node), args, tuple(_tensors(node.meta.get("val"))))
+    return OpCall(short_name(node), args, tuple(_tensors(node.meta.get("val"))))
 
 
 def short_name(node: fx.Node) -> str:

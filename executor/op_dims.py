@@ -20,12 +20,13 @@ import numpy as np
 from torch import Tensor
 
 from executor.einsum import einsum_dims
-from executor.op_call import Call
+from executor.op_call import OpCall
 
 Dims = Mapping[str, int]
+ALONG_AXIS = {"topk", "sort", "argsort", "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"}
 
 
-def matmul_dims(call: Call) -> Dims:
+def matmul_dims(call: OpCall) -> Dims:
     """Sizes of batch products (m, k) @ (k, n)."""
     if call.name == "einsum":
         return einsum_dims(call.args["equation"], [t.shape for t in call.tensors])
@@ -49,7 +50,7 @@ def _grouped(left: Tensor, right: Tensor) -> Dims:
     return {"batch": groups, "m": -(-rows // groups), "n": n, "k": k}
 
 
-def conv_dims(call: Call) -> Dims:
+def conv_dims(call: OpCall) -> Dims:
     """Sizes of a convolution; of a backward one, those of its forward."""
     source, weight = call.args["input"], call.args["weight"]
     result = call.args.get("grad_output", call.output)
@@ -68,22 +69,23 @@ def conv_dims(call: Call) -> Dims:
     }
 
 
-def attention_dims(call: Call) -> Dims:
+def attention_dims(call: OpCall) -> Dims:
     """Sizes of softmax(Q K^T) V; tensors are (batch..., heads, length, depth)."""
     query, key, value = (call.args[name] for name in ("query", "key", "value"))
+    past = call.args["past_key"].shape[-2] if "past_key" in call.args else 0
     return {
         "batch": prod(query.shape[:-3]),
         "heads": query.shape[-3] if query.ndim > 2 else 1,
         "kv_heads": key.shape[-3] if key.ndim > 2 else 1,
         "queries": query.shape[-2],
-        "keys": key.shape[-2],
+        "keys": past + key.shape[-2],
         "depth": query.shape[-1],
         "value_depth": value.shape[-1],
-        "causal": int(bool(call.args.get("is_causal", False))),
+        "causal": int(bool(call.args.get("is_causal", "past_key" in call.args))),
     }
 
 
-def norm_dims(call: Call) -> Dims:
+def norm_dims(call: OpCall) -> Dims:
     """Rows that share one mean and one variance; of batch norm, the planes with one scale."""
     source = call.args.get("input", call.input)
     shape, size = source.shape, source.numel()
@@ -97,15 +99,17 @@ def norm_dims(call: Call) -> Dims:
     return _rows(size, columns)
 
 
-def axis_dims(call: Call) -> Dims:
+def axis_dims(call: OpCall) -> Dims:
     """Rows along the axis of a softmax, a sort or a scan."""
     source = call.input
     dim = call.args.get("dim", -1)
     return _rows(source.numel(), source.shape[dim] if source.ndim else 1)
 
 
-def reduce_dims(call: Call) -> Dims:
-    """A row of inputs for each output."""
+def reduce_dims(call: OpCall) -> Dims:
+    """A row of inputs for each output; of a sort or a scan, the rows along its axis."""
+    if call.name in ALONG_AXIS:
+        return axis_dims(call)
     size, rows = call.input.numel(), call.output.numel()
     return {"rows": rows, "columns": size // max(rows, 1)}
 
@@ -114,7 +118,7 @@ def _rows(size: int, columns: int) -> Dims:
     return {"rows": size // max(columns, 1), "columns": columns}
 
 
-def pool_dims(call: Call) -> Dims:
+def pool_dims(call: OpCall) -> Dims:
     """Outputs, and the inputs that each is made of."""
     result = call.args.get("grad_output", call.output)
     if "kernel_size" not in call.args:
@@ -132,7 +136,7 @@ def _list(value: Any) -> Sequence[int]:
     return value if isinstance(value, Sequence) else [value]
 
 
-def embedding_dims(call: Call) -> Dims:
+def embedding_dims(call: OpCall) -> Dims:
     """Rows that indices choose, and their length."""
     table, *indices = call.tensors
     if "embedding" in call.name:
@@ -144,23 +148,23 @@ def embedding_dims(call: Call) -> Dims:
     return {"rows": rows, "columns": size // max(rows, 1)}
 
 
-def elementwise_dims(call: Call) -> Dims:
+def elementwise_dims(call: OpCall) -> Dims:
     """Outputs, and the input tensors that have as many elements."""
     size = call.output.numel()
     return {"size": size, "operands": sum(t.numel() == size for t in call.tensors)}
 
 
-def copy_dims(call: Call) -> Dims:
+def copy_dims(call: OpCall) -> Dims:
     """Elements written."""
     return {"size": sum(t.numel() for t in call.outputs)}
 
 
-def no_dims(call: Call) -> Dims:
+def no_dims(call: OpCall) -> Dims:
     """Views have none: they take no time."""
     return {}
 
 
-DIMS: Mapping[str, Callable[[Call], Dims]] = {
+DIMS: Mapping[str, Callable[[OpCall], Dims]] = {
     "matmul": matmul_dims,
     "conv": conv_dims,
     "attention": attention_dims,

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from executor.op_call import Call, call_of
+from executor.op_call import OpCall, call_of
 from executor.op_dims import DIMS, Dims
 
-Flops = Callable[[Call, Dims], float]
+Flops = Callable[[OpCall, Dims], float]
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class Estimate:
     costed: bool = True
 
 
-def _matmul(call: Call, dims: Dims) -> float:
+def _matmul(call: OpCall, dims: Dims) -> float:
     """2 m n k of each product; a grouped product has as many rows as its left matrix."""
     if "grouped_mm" in call.name:
-        return float(2 * call.input.numel() * dims["n"])
+        return float(2 * int(call.input.numel()) * dims["n"])
     return float(2 * prod(dims.values()))
 
 
-def _conv(call: Call, dims: Dims) -> float:
+def _conv(call: OpCall, dims: Dims) -> float:
     """2 kernel (in / groups) out per output pixel; per input pixel where it is transposed.
 
     Each of the gradients by input and by weight is as much again.
@@ -61,7 +61,7 @@ def _attention(count: float) -> Flops:
     computes Q K^T again, and the gradients of V, P, Q and K.
     """
 
-    def flops(call: Call, dims: Dims) -> float:
+    def flops(call: OpCall, dims: Dims) -> float:
         pairs = dims["batch"] * dims["heads"] * dims["queries"] * dims["keys"]
         return count * 2.0 * pairs * (dims["depth"] + dims["value_depth"])
 
@@ -77,25 +77,25 @@ def _area(dims: Dims) -> float:
     return float(dims["rows"] * dims["columns"])
 
 
-def _pool(call: Call, dims: Dims) -> float:
+def _pool(call: OpCall, dims: Dims) -> float:
     return float(dims["size"] * dims["kernel"])
 
 
-def _sort(call: Call, dims: Dims) -> float:
+def _sort(call: OpCall, dims: Dims) -> float:
     """N log2 n comparisons; of the k largest, N log2 k."""
     chosen = call.args.get("k", dims["columns"])
     return _area(dims) * max(ceil(log2(max(chosen, 1))), 1)
 
 
-def _gelu(call: Call, dims: Dims) -> float:
+def _gelu(call: OpCall, dims: Dims) -> float:
     return float(dims["size"] * (9 if call.args.get("approximate") == "tanh" else 5))
 
 
-def _dropout(call: Call, dims: Dims) -> float:
+def _dropout(call: OpCall, dims: Dims) -> float:
     return 2.0 * dims["size"]
 
 
-def _accumulate(call: Call, dims: Dims) -> float:
+def _accumulate(call: OpCall, dims: Dims) -> float:
     """One addition per element that is added."""
     added = call.args.get("source", call.args.get("src", call.args.get("values")))
     adds = call.args.get("accumulate", True) and isinstance(added, Tensor)
@@ -109,7 +109,8 @@ _GROUPS: list[tuple[str, Flops, str]] = [
         "matmul",
         _matmul,
         "linear matmul mm bmm addmm baddbmm addbmm _addmm_activation mv addmv dot vdot inner "
-        "einsum _int_mm _scaled_mm _grouped_mm _scaled_grouped_mm transformers.grouped_mm_fallback",
+        "einsum _int_mm _scaled_mm _grouped_mm _scaled_grouped_mm transformers.grouped_mm_fallback "
+        "apportion.grouped_mm",
     ),
     (
         "conv",
@@ -123,7 +124,7 @@ _GROUPS: list[tuple[str, Flops, str]] = [
         "scaled_dot_product_attention _scaled_dot_product_flash_attention_for_cpu "
         "_scaled_dot_product_flash_attention _scaled_dot_product_efficient_attention "
         "_scaled_dot_product_cudnn_attention _scaled_dot_product_fused_attention_overrideable "
-        "_scaled_dot_product_attention_math",
+        "_scaled_dot_product_attention_math apportion.cached_attention",
     ),
     (
         "attention",
@@ -143,7 +144,7 @@ _GROUPS: list[tuple[str, Flops, str]] = [
         "bitwise_left_shift bitwise_right_shift __and__ __or__ masked_fill sign sgn floor ceil "
         "round trunc frac remainder fmod fmin fmax exp exp2 expm1 log log2 log10 log1p sin cos tan "
         "asin acos atan sinh cosh atan2 tanh erf erfc erfinv isnan isinf isfinite isin threshold "
-        "threshold_backward polar logit heaviside nan_to_num special_erf bernoulli",
+        "threshold_backward polar logit heaviside nan_to_num special_erf bernoulli outer ger",
     ),
     (
         "elementwise",
@@ -278,7 +279,7 @@ def estimate(node: fx.Node) -> Estimate:
     return Estimate(kind, float(flops(call, dims)) if dims else 0.0, dims)
 
 
-def _rule(call: Call) -> tuple[str, Flops]:
+def _rule(call: OpCall) -> tuple[str, Flops]:
     name = call.name
     if name in VIEW_IF_POSSIBLE:
         return RULES["view" if _is_view(call.input, call.output, call) else "clone"]
@@ -287,7 +288,7 @@ def _rule(call: Call) -> tuple[str, Flops]:
     return RULES.get(name) or RULES.get(name.removesuffix("_"), ("other", _none))
 
 
-def _is_view(source: Tensor, result: Tensor, call: Call) -> bool:
+def _is_view(source: Tensor, result: Tensor, call: OpCall) -> bool:
     """Whether the result can be had from the source's memory as it lies."""
     if source.dtype != result.dtype or source.device != result.device or call.args.get("copy"):
         return False

@@ -11,6 +11,7 @@ from torch._ops import HigherOrderOperator, OpOverload
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
+import executor.zoo.ops  # noqa: F401, registers operators of ours that a stage may call
 from executor.capture import is_item, is_op, weight_names
 
 

@@ -1,16 +1,51 @@
-"""Models that people recognise, in plain torch, with random weights.
+"""Models that people recognise, in plain torch, with random weights and their published shapes.
 
-A model is a function `(batch) -> (module, example inputs)`; the module is in evaluation mode.
+A model is a function `(batch) -> (module, example inputs)`, the module in evaluation mode; one of
+TAKES_TOKENS also takes the number of tokens, `(batch, tokens)`. A model's file is imported, and
+torch with it, when the model is built.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
 
-from torch import Tensor, nn
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from executor.zoo.cifar10_cnn import cifar10_cnn
-from executor.zoo.gpt2 import gpt2
-from executor.zoo.resnet50 import resnet50
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-Factory = Callable[[int], tuple[nn.Module, tuple[Tensor, ...]]]
+Factory = Callable[..., "tuple[nn.Module, tuple[Tensor, ...]]"]
 
-ZOO: dict[str, Factory] = {"cifar10-cnn": cifar10_cnn, "resnet50": resnet50, "gpt2": gpt2}
+
+def _later(file: str, function: str) -> Factory:
+    def build(*sizes: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
+        made: Any = getattr(import_module(f"executor.zoo.{file}"), function)(*sizes)
+        return made  # type: ignore[no-any-return]
+
+    return build
+
+
+ZOO: Mapping[str, Factory] = {
+    "cifar10-cnn": _later("cifar10_cnn", "cifar10_cnn"),
+    "resnet50": _later("resnet50", "resnet50"),
+    "gpt2": _later("gpt2", "gpt2"),
+    "llama-3-8b": _later("llama", "llama_3_8b"),
+    "llama-3-70b": _later("llama", "llama_3_70b"),
+    "mixtral-8x7b": _later("mixtral", "mixtral_8x7b"),
+}
+
+TAKES_TOKENS = frozenset(["gpt2", "llama-3-8b", "llama-3-70b", "mixtral-8x7b"])
+
+DECODERS: Mapping[str, Factory] = {
+    "gpt2": _later("gpt2", "gpt2_decoder"),
+    "llama-3-8b": _later("llama", "llama_3_8b_decoder"),
+    "llama-3-70b": _later("llama", "llama_3_70b_decoder"),
+    "mixtral-8x7b": _later("mixtral", "mixtral_8x7b_decoder"),
+}
+"""Generation step by name: `(batch, new_tokens, past_tokens) -> (module, example inputs)`.
+
+The inputs are token ids (batch, new) and, where there is a past, a key and a value tensor
+(batch, kv_heads, past, depth) for every layer in turn; the outputs are the logits of the last
+token (batch, 1, vocabulary) and the keys and values of the new tokens, to be appended. Without
+past tokens the step is the prefill.
+"""
