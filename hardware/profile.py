@@ -5,35 +5,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hardware.documents import STRICT
+from hardware.efficiency import EfficiencyModel
+from hardware.provenance import ERROR_BAND, Level, Provenance
+
+__all__ = ["ERROR_BAND", "DeviceKind", "DeviceProfile", "Level", "Provenance"]
 
 DeviceKind = Literal["gpu", "tpu", "cpu", "fpga", "npu"]
-Level = Literal["datasheet", "fitted", "calibrated", "measured", "literal"]
-
-ERROR_BAND: dict[Level, tuple[float, float]] = {
-    # Factors on a predicted time that 90 % of true times lie between. measured and calibrated:
-    # from the runs of benchmarks/main_job.py. datasheet and fitted: ASSUMED from published errors
-    # of rooflines (30 to 55 % in the median, most of them too fast).
-    "datasheet": (0.6, 2.2),
-    "fitted": (0.7, 1.6),
-    "calibrated": (0.75, 1.35),
-    "measured": (0.85, 1.25),
-    "literal": (1.0, 1.0),
-}
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a figure comes from: its level, when it was taken and on what."""
-
-    __pydantic_config__ = STRICT
-
-    level: Level
-    source: str
-    date: str = ""
-
-    def __str__(self) -> str:
-        """Word it for a person: 'calibrated 2026-11-23 on ...'."""
-        return " ".join(part for part in (self.level, self.date, f"({self.source})") if part)
 
 
 @dataclass(frozen=True)
@@ -51,6 +28,8 @@ class DeviceProfile:
         num_compute_units: what works side by side: streaming multiprocessors, compute units, cores.
         cache_bytes: last-level cache on the chip (L2 of a GPU, L3 of a CPU).
         clock_hz: boost clock, at which the peaks are reached.
+        op_times: efficiency models by operator class ('conv'), or by class and dtype
+            ('matmul/bfloat16') where they differ; a class without one is costed by the roofline.
     """
 
     __pydantic_config__ = STRICT
@@ -67,6 +46,7 @@ class DeviceProfile:
     num_compute_units: int | None = None
     cache_bytes: int | None = None
     clock_hz: float | None = None
+    op_times: dict[str, EfficiencyModel] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse figures that no device can have."""
@@ -89,6 +69,10 @@ class DeviceProfile:
                 f"device '{self.name}': launch_overhead_s must not be negative, "
                 f"got {self.launch_overhead_s}"
             )
+
+    def op_time(self, kind: str, dtype: str) -> EfficiencyModel | None:
+        """The efficiency model of an operator class and dtype, if there is one."""
+        return self.op_times.get(f"{kind}/{dtype}") or self.op_times.get(kind)
 
     def flops_per_s(self, dtype: str) -> float:
         """Dense peak for a dtype (FLOP/s).

@@ -1,20 +1,42 @@
 """The cost model: seconds per operator and device.
 
 Source: Williams, Waterman, Patterson, "Roofline: an insightful visual performance model",
-CACM 52(4), 2009, doi:10.1145/1498765.1498785: time is the larger of compute and memory time.
+CACM 52(4), 2009, doi:10.1145/1498765.1498785: time is the larger of compute and memory time. A
+profile's efficiency models multiply it where it has them.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hardware.cluster import Cluster
-from hardware.profile import ERROR_BAND, DeviceProfile, Provenance
+from hardware.profile import DeviceProfile
+from hardware.provenance import ERROR_BAND, Level, Provenance
+from scheduler.features import (
+    COMPUTE_KINDS,
+    OpColumns,
+    by_class,
+    compute_seconds,
+    feature_matrix,
+    memory_seconds,
+)
+from scheduler.gaussian_process import interval, predict
 from scheduler.graph import Graph, Op
 
-COMPUTE_KINDS = frozenset({"matmul", "conv", "attention"})
+Array = NDArray[np.float64]
+
+COMMON_SHARE: dict[Level, float] = {
+    # Share of the variance of an operator's error that all operators of a device have in common
+    # (the state of the machine, a wrong peak); the rest averages out in a sum. ASSUMED.
+    "datasheet": 1.0,
+    "fitted": 0.5,
+    "calibrated": 0.5,
+    "measured": 1.0,
+    "literal": 1.0,
+}
 
 
 @dataclass(frozen=True)
@@ -26,49 +48,109 @@ class CostTable:
         seconds: (num_ops, num_devices), in the graph's operator order; infinite where a device
             cannot run an operator.
         provenance: per device.
+        low_s, high_s: the 90 % interval of each; by default that of the provenance's level.
+        levels: per device, the level of each operator class where it is not the device's own.
     """
 
     devices: tuple[str, ...]
-    seconds: NDArray[np.float64]
+    seconds: Array
     provenance: Mapping[str, Provenance]
+    low_s: Array = field(default=cast(Array, None))
+    high_s: Array = field(default=cast(Array, None))
+    levels: Mapping[str, Mapping[str, Level]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse NaN and negative times."""
+        """Refuse NaN, negative times and intervals that do not hold them."""
         if not (self.seconds >= 0).all():
             raise ValueError("operator times must be numbers from 0")
+        bands = np.array([ERROR_BAND[self.provenance[d].level] for d in self.devices])
+        if self.low_s is None:
+            object.__setattr__(self, "low_s", self.seconds * bands[:, 0])
+        if self.high_s is None:
+            object.__setattr__(self, "high_s", self.seconds * bands[:, 1])
+        if not ((self.low_s <= self.seconds) & (self.seconds <= self.high_s)).all():
+            raise ValueError("operator times must lie in their intervals")
+
+    def sum_s(self, device: str, rows: Sequence[int] | None = None) -> tuple[float, float, float]:
+        """Low end, value and high end of the time of several operators on a device (90 %).
+
+        Half-widths h of the operators add up as they are in their common part (share c of the
+        variance) and as squares in their own: sqrt(c (sum h)^2 + (1 - c) sum h^2).
+        """
+        column = self.devices.index(device)
+        chosen = np.isfinite(self.seconds[:, column])
+        if rows is not None:
+            chosen &= np.isin(np.arange(len(chosen)), rows)
+        seconds, low, high = (
+            table[chosen, column] for table in (self.seconds, self.low_s, self.high_s)
+        )
+        share = COMMON_SHARE[self.provenance[device].level]
+        total = float(seconds.sum())
+        below, above = (_joined(half, share) for half in (seconds - low, high - seconds))
+        return max(0.0, total - below), total, total + above
 
     def band(self, devices: list[str] | None = None) -> tuple[float, float]:
-        """Factors (low, high) that 90 % of measured over predicted times lie between."""
-        bands = [ERROR_BAND[self.provenance[d].level] for d in devices or self.devices]
-        return min(low for low, _ in bands), max(high for _, high in bands)
+        """Factors (low, high) that 90 % of measured over predicted times lie between.
+
+        Those of the sum of all operators on each device, the widest.
+        """
+        sums = [self.sum_s(device) for device in devices or self.devices]
+        factors = [(low / total, high / total) for low, total, high in sums if total > 0]
+        return min((low for low, _ in factors), default=1.0), max(
+            (high for _, high in factors), default=1.0
+        )
+
+
+def _joined(half: Array, common: float) -> float:
+    return float(np.sqrt(common * half.sum() ** 2 + (1 - common) * (half**2).sum()))
+
+
+def roofline_seconds(ops: OpColumns, profile: DeviceProfile) -> Array:
+    """Seconds of operators of one class on one kind of device; a view costs nothing.
+
+    max(flops / (peak * efficiency), bytes / (bandwidth * efficiency)) + launch overhead.
+
+    Raises:
+        ValueError: the device does not support the operators' dtype.
+    """
+    if ops.kind == "view":
+        return np.zeros(len(ops.ops))
+    default = profile.efficiency.get("default", 1.0)
+    memory_kind = "copy" if ops.kind in COMPUTE_KINDS else ops.kind
+    seconds = memory_seconds(ops, profile) / profile.efficiency.get(memory_kind, default)
+    if ops.kind in COMPUTE_KINDS:
+        share = profile.efficiency.get(ops.kind, default)
+        seconds = np.maximum(seconds, compute_seconds(ops, profile) / share)
+    return np.asarray(seconds + profile.launch_overhead_s)
 
 
 def op_seconds(op: Op, profile: DeviceProfile) -> float:
-    """Seconds for one operator on one kind of device.
+    """Roofline seconds of one operator, as `roofline_seconds`."""
+    return float(roofline_seconds(OpColumns(op.kind, op.dtype, (op,)), profile)[0])
 
-    max(flops / (peak * efficiency), bytes / (bandwidth * efficiency)) + launch overhead;
-    a view costs nothing.
 
-    Raises:
-        ValueError: the device does not support the operator's dtype.
+def class_seconds(ops: OpColumns, profile: DeviceProfile) -> tuple[Array, Array, Array, Level]:
+    """Low end, value and high end (90 %) of operators of one class, and the level of the figures.
+
+    From the profile's efficiency model of the class; operators that lack a size it needs, and
+    classes without one, by the roofline. Infinite where the dtype is not supported.
     """
-    if op.kind == "view":
-        return 0.0
-    share = profile.efficiency.get(op.kind, profile.efficiency.get("default", 1.0))
-    memory_kind = "copy" if op.kind in COMPUTE_KINDS else op.kind
-    params_read = 0 if op.kind == "embedding" else op.param_bytes  # only the rows looked up
-    memory_share = profile.efficiency.get(memory_kind, profile.efficiency.get("default", 1.0))
-    num_bytes = op.bytes_read + op.bytes_written + params_read
-    memory_s = num_bytes / (profile.memory_bytes_per_s * memory_share)
-    compute_s = 0.0
-    if op.kind in COMPUTE_KINDS:
-        compute_s = op.flops / (profile.flops_per_s(op.dtype) * share)
-    return max(compute_s, memory_s) + profile.launch_overhead_s
-
-
-def _seconds_or_never(op: Op, profile: DeviceProfile) -> float:
-    supported = op.kind not in COMPUTE_KINDS or op.dtype in profile.peak_flops_per_s
-    return op_seconds(op, profile) if supported else np.inf
+    level = profile.provenance.level
+    if ops.kind in COMPUTE_KINDS and ops.dtype not in profile.peak_flops_per_s:
+        never = np.full(len(ops.ops), np.inf)
+        return never, never, never, level
+    seconds = roofline_seconds(ops, profile)
+    low, high = (seconds * factor for factor in ERROR_BAND[level])
+    model = None if ops.kind == "view" else profile.op_time(ops.kind, ops.dtype)
+    if model is None:
+        return low, seconds, high, level
+    features = feature_matrix(model.features, ops, profile)
+    known = np.isfinite(features).all(axis=1)
+    mean, std = predict(model, features[known])
+    seconds[known] *= np.exp(mean)
+    width = np.exp(interval(model, std))
+    low[known], high[known] = seconds[known] / width, seconds[known] * width
+    return low, seconds, high, model.provenance.level
 
 
 def cost_table(graph: Graph, cluster: Cluster) -> CostTable:
@@ -77,18 +159,39 @@ def cost_table(graph: Graph, cluster: Cluster) -> CostTable:
     Raises:
         ValueError: no device supports the dtype of an operator.
     """
-    by_profile = {
-        id(profile): [_seconds_or_never(op, profile) for op in graph.ops]
-        for profile in cluster.devices.values()
+    classes = {
+        key: (rows, OpColumns(*key, tuple(graph.ops[i] for i in rows)))
+        for key, rows in by_class(graph.ops).items()
     }
-    columns = [by_profile[id(profile)] for profile in cluster.devices.values()]
-    for op, *times in zip(graph.ops, *columns, strict=True):
-        if np.isinf(times).all():
-            has = {p.name: ", ".join(p.peak_flops_per_s) for p in cluster.devices.values()}
-            listed = "; ".join(f"{name} has {dtypes}" for name, dtypes in has.items())
-            raise ValueError(f"operator '{op.name}': no device supports dtype {op.dtype}; {listed}")
-    provenance = {device: profile.provenance for device, profile in cluster.devices.items()}
-    return CostTable(tuple(cluster.devices), np.array(columns).T, provenance)
+    profiles = {id(profile): profile for profile in cluster.devices.values()}
+    low_s, seconds, high_s = (np.empty((len(graph.ops), len(profiles))) for _ in range(3))
+    levels: dict[int, dict[str, Level]] = {key: {} for key in profiles}
+    for column, (key, profile) in enumerate(profiles.items()):
+        for rows, ops in classes.values():
+            low_s[rows, column], seconds[rows, column], high_s[rows, column], level = class_seconds(
+                ops, profile
+            )
+            if level != profile.provenance.level:
+                levels[key][ops.kind] = level
+    never = np.isinf(seconds).all(axis=1)
+    if never.any():
+        _refuse(graph.ops[int(np.argmax(never))], cluster)
+    keys = list(profiles)
+    columns = [keys.index(id(profile)) for profile in cluster.devices.values()]
+    return CostTable(
+        tuple(cluster.devices),
+        seconds[:, columns],
+        {device: profile.provenance for device, profile in cluster.devices.items()},
+        low_s[:, columns],
+        high_s[:, columns],
+        {device: levels[id(profile)] for device, profile in cluster.devices.items()},
+    )
+
+
+def _refuse(op: Op, cluster: Cluster) -> None:
+    has = {p.name: ", ".join(p.peak_flops_per_s) for p in cluster.devices.values()}
+    listed = "; ".join(f"{name} has {dtypes}" for name, dtypes in has.items())
+    raise ValueError(f"operator '{op.name}': no device supports dtype {op.dtype}; {listed}")
 
 
 def rescale(measured: CostTable, base: CostTable, varied: CostTable) -> CostTable:
@@ -98,4 +201,11 @@ def rescale(measured: CostTable, base: CostTable, varied: CostTable) -> CostTabl
     """
     known = np.isfinite(base.seconds) & (base.seconds > 0)
     ratio = np.where(known, varied.seconds, 1.0) / np.where(known, base.seconds, 1.0)
-    return CostTable(measured.devices, measured.seconds * ratio, measured.provenance)
+    return CostTable(
+        measured.devices,
+        measured.seconds * ratio,
+        measured.provenance,
+        measured.low_s * ratio,
+        measured.high_s * ratio,
+        measured.levels,
+    )

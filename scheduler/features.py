@@ -1,0 +1,126 @@
+"""Operators as columns of numbers, and the named features that efficiency models speak of.
+
+Every feature is the logarithm of a plain ratio or size, so that a model reads the same on small
+and large operators; those over a peak, bandwidth, cache or number of units are relative to the
+device. `log_SIZE` is the logarithm of any size in `Op.dims`, e.g. `log_m`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware.documents import nearest
+from hardware.profile import DeviceProfile
+from scheduler.graph import DTYPE_BYTES, Op
+
+Array = NDArray[np.float64]
+
+COMPUTE_KINDS = frozenset({"matmul", "conv", "attention"})
+TINY = 1e-12
+TILE = 128
+"""Side of the output tile that one compute unit of a GPU works on, the commonest in cuBLAS."""
+
+
+@dataclass(frozen=True)
+class OpColumns:
+    """Operators of one class and dtype as columns."""
+
+    kind: str
+    dtype: str
+    ops: tuple[Op, ...]
+
+    def _column(self, read: Callable[[Op], float]) -> Array:
+        return np.fromiter((read(op) for op in self.ops), float, len(self.ops))
+
+    @cached_property
+    def flops(self) -> Array:
+        """Floating-point operations."""
+        return self._column(lambda op: op.flops)
+
+    @cached_property
+    def param_bytes(self) -> Array:
+        """Parameter bytes read; of an embedding only the rows looked up, counted as activations."""
+        if self.kind == "embedding":
+            return np.zeros(len(self.ops))
+        return self._column(lambda op: op.param_bytes)
+
+    @cached_property
+    def num_bytes(self) -> Array:
+        """Bytes read and written, parameters included."""
+        return self._column(lambda op: op.bytes_read + op.bytes_written) + self.param_bytes
+
+    def size(self, name: str) -> Array:
+        """A size of `Op.dims`; NaN where an operator does not carry it."""
+        return self._column(lambda op: op.dims.get(name, np.nan))
+
+
+Feature = Callable[[OpColumns, DeviceProfile], Array]
+
+
+def compute_seconds(ops: OpColumns, profile: DeviceProfile) -> Array:
+    """Seconds at the device's peak."""
+    return ops.flops / profile.flops_per_s(ops.dtype)
+
+
+def memory_seconds(ops: OpColumns, profile: DeviceProfile) -> Array:
+    """Seconds at the device's bandwidth."""
+    return ops.num_bytes / profile.memory_bytes_per_s
+
+
+def _tiles(ops: OpColumns, profile: DeviceProfile) -> Array:
+    """Output tiles per compute unit."""
+    rows, columns = np.ceil(ops.size("m") / TILE), np.ceil(ops.size("n") / TILE)
+    return ops.size("batch") * rows * columns / (profile.num_compute_units or 1)
+
+
+def _idle_units(ops: OpColumns, profile: DeviceProfile) -> Array:
+    """log(whole waves / waves): what the last, partly filled wave of tiles wastes."""
+    waves = _tiles(ops, profile)
+    return np.asarray(np.log(np.ceil(waves) / waves))
+
+
+FEATURES: dict[str, Feature] = {
+    "log_compute_s": lambda ops, p: np.log(compute_seconds(ops, p) + TINY),
+    "log_memory_s": lambda ops, p: np.log(memory_seconds(ops, p) + TINY),
+    "log_intensity": lambda ops, p: np.log(
+        (compute_seconds(ops, p) + TINY) / (memory_seconds(ops, p) + TINY)
+    ),
+    "log_flops_per_byte": lambda ops, p: np.log((ops.flops + 1) / (ops.num_bytes + 1)),
+    "log_over_overhead": lambda ops, p: np.log(
+        (memory_seconds(ops, p) + TINY) / (p.launch_overhead_s + TINY)
+    ),
+    "log_over_cache": lambda ops, p: np.log((ops.num_bytes + 1) / (p.cache_bytes or 1)),
+    "param_share": lambda ops, p: ops.param_bytes / (ops.num_bytes + 1),
+    "log_waves": lambda ops, p: np.log(_tiles(ops, p)),
+    "idle_units": _idle_units,
+    "log_item_bytes": lambda ops, p: np.full(len(ops.ops), np.log(DTYPE_BYTES.get(ops.dtype, 4))),
+}
+
+
+def feature_matrix(names: Sequence[str], ops: OpColumns, profile: DeviceProfile) -> Array:
+    """Features (num_ops, num_features); NaN where an operator lacks a size that one needs.
+
+    Raises:
+        ValueError: there is no feature of this name.
+    """
+    return np.column_stack([_feature(name)(ops, profile) for name in names])
+
+
+def _feature(name: str) -> Feature:
+    if name in FEATURES:
+        return FEATURES[name]
+    size = name.removeprefix("log_")
+    if size == name:
+        raise ValueError(f"unknown feature '{name}'{nearest(name, list(FEATURES))}")
+    return lambda ops, profile: np.log(ops.size(size))
+
+
+def by_class(ops: Sequence[Op]) -> dict[tuple[str, str], list[int]]:
+    """Positions of operators by (class, dtype)."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for i, op in enumerate(ops):
+        found.setdefault((op.kind, op.dtype), []).append(i)
+    return found
