@@ -20,7 +20,8 @@ class DeviceProfile:
     Attributes:
         peak_flops_per_s: dense peak by dtype (FLOP/s). A dtype that is not listed is not supported.
         memory_bytes: capacity for parameters and activations.
-        memory_bytes_per_s: main-memory bandwidth, reads plus writes.
+        memory_bytes_per_s: main-memory bandwidth, reads plus writes. Unknown where the
+            operator times are literal and no peak is listed.
         launch_overhead_s: seconds added to every operator, whatever its size.
         efficiency: share of peak (compute kinds) or of bandwidth (memory kinds) that operators
             of a kind reach, 0 to 1; `default` stands for kinds that are not listed.
@@ -50,13 +51,13 @@ class DeviceProfile:
 
     def __post_init__(self) -> None:
         """Refuse figures that no device can have."""
-        if not self.peak_flops_per_s:
+        only_literal_times = self.provenance.level == "literal" and not self.peak_flops_per_s
+        if not (self.peak_flops_per_s or only_literal_times):
             raise ValueError(f"device '{self.name}': peak_flops_per_s lists no dtype")
         figures = {f"peak_flops_per_s.{k}": v for k, v in self.peak_flops_per_s.items()}
-        figures |= {
-            "memory_bytes": self.memory_bytes,
-            "memory_bytes_per_s": self.memory_bytes_per_s,
-        }
+        figures["memory_bytes"] = self.memory_bytes
+        if not only_literal_times:
+            figures["memory_bytes_per_s"] = self.memory_bytes_per_s
         figures |= {f"efficiency.{k}": v for k, v in self.efficiency.items()}
         for key in ("power_w", "num_compute_units", "cache_bytes", "clock_hz"):
             if getattr(self, key) is not None:

@@ -50,6 +50,10 @@ class CostTable:
         provenance: per device.
         low_s, high_s: the 90 % interval of each; by default that of the provenance's level.
         levels: per device, the level of each operator class where it is not the device's own.
+        transfers: seconds (num_devices, num_devices), src by dst, of the tensors whose transfer
+            times are literal; all others take those of the cluster's links.
+        ends: of those tensors, the seconds (num_devices,) that each device itself spends to send
+            or to receive it, where transfers keep devices busy.
     """
 
     devices: tuple[str, ...]
@@ -58,11 +62,16 @@ class CostTable:
     low_s: Array = field(default=cast(Array, None))
     high_s: Array = field(default=cast(Array, None))
     levels: Mapping[str, Mapping[str, Level]] = field(default_factory=dict)
+    transfers: Mapping[str, Array] = field(default_factory=dict)
+    ends: Mapping[str, Array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse NaN, negative times and intervals that do not hold them."""
         if not (self.seconds >= 0).all():
             raise ValueError("operator times must be numbers from 0")
+        for tensor, seconds in (*self.transfers.items(), *self.ends.items()):
+            if not (seconds >= 0).all():
+                raise ValueError(f"tensor '{tensor}': transfer times must be numbers from 0")
         bands = np.array([ERROR_BAND[self.provenance[d].level] for d in self.devices])
         if self.low_s is None:
             object.__setattr__(self, "low_s", self.seconds * bands[:, 0])

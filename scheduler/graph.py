@@ -58,6 +58,7 @@ class Op:
         outputs: the tensors produced.
         module: path of the module that the operator belongs to.
         dims: sizes that its time depends on, by kind; see `executor/op_rules.py`.
+        backward: whether it computes gradients, in training.
         costed: False where no rule gave its FLOPs, so that only its bytes count.
     """
 
@@ -75,6 +76,7 @@ class Op:
     target: str = ""
     module: str = ""
     dims: Mapping[str, int] = field(default_factory=dict)
+    backward: bool = False
     costed: bool = True
 
     @property

@@ -17,6 +17,7 @@ from hardware.cluster import Cluster
 from hardware.documents import read, to_plain, write_json
 from hardware.units import format_seconds, format_usd
 from scheduler.costs import cost_table
+from scheduler.instances import is_instance, read_instance
 from scheduler.plan import Plan
 from scheduler.problem import Objective, Problem
 from ui import files, pipeline, sizing, terminal
@@ -97,18 +98,23 @@ def plan(arguments: argparse.Namespace) -> int:
 def _problem_from_files(arguments: argparse.Namespace) -> Prepared:
     from ui.scenario import ModelSpec
 
-    if not arguments.cluster:
-        raise ValueError("plan --graph needs --cluster FILE: the devices and links to plan for")
-    graph = files.read_graph(arguments.graph)
-    cluster = read(arguments.cluster, Cluster)
     objective: Objective = arguments.objective or "throughput"
-    problem = Problem(graph, cluster, cost_table(graph, cluster), objective)
+    if is_instance(arguments.graph):
+        instance = read_instance(arguments.graph)
+        problem = Problem(
+            instance.graph, instance.cluster, instance.costs, objective, memory_headroom=0
+        )
+    elif arguments.cluster:
+        graph, cluster = files.read_graph(arguments.graph), read(arguments.cluster, Cluster)
+        problem = Problem(graph, cluster, cost_table(graph, cluster), objective)
+    else:
+        raise ValueError("plan --graph needs --cluster FILE: the devices and links to plan for")
     scenario = Scenario(
-        ModelSpec(f"graph:{arguments.graph}", graph.samples),
+        ModelSpec(f"graph:{arguments.graph}", problem.graph.samples),
         str(arguments.cluster),
         objective,
         arguments.algorithm or "auto",
-        name=graph.name,
+        name=problem.graph.name,
     )
     return Prepared(scenario, problem)
 
