@@ -102,6 +102,7 @@ def read_instance(path: Path) -> Instance:
         name: DeviceProfile(name, kind, {}, int(num_bytes), 0.0, provenance)
         for name, (kind, num_bytes) in contents.devices.items()
     }
+    cluster = Cluster(path.stem, devices)
     ends = contents.ends
     seconds = {node.name: node.seconds for node in contents.nodes}
     costs = CostTable(
@@ -111,7 +112,7 @@ def read_instance(path: Path) -> Instance:
         transfers={tensor: contents.pairs(figures) for tensor, figures in tensors.items()},
         ends={tensor: ends(figures) for tensor, figures in tensors.items()} if ends else {},
     )
-    return Instance(graph, Cluster(path.stem, devices), costs, contents.colocated)
+    return Instance(graph, cluster, costs, contents.colocated)
 
 
 def _json_contents(path: Path) -> _Contents:
