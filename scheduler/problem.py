@@ -6,14 +6,16 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hardware.cluster import Cluster, Link
 from hardware.documents import nearest
+from hardware.errors import InfeasibleError
+from scheduler.arrays import Arrays, Floats, Ints, csr
 from scheduler.costs import CostTable
 from scheduler.graph import Graph
 
 Objective = Literal["latency", "throughput", "cost"]
+Communication = Literal["overlapped", "serialised"]
 Placement = Mapping[str, str]
 
 
@@ -21,12 +23,20 @@ Placement = Mapping[str, str]
 class Problem:
     """A graph, a cluster, the times of the former on the latter, and what is asked for.
 
+    Algorithms compute on `arrays`.
+
     Attributes:
         pins: operator name, or module path, to the device that it must run on.
         memory_headroom: share of every device's memory that must stay free, 0 to 1.
         usd_per_hour: rent of the whole cluster; needed by the objective `cost`.
         num_micro_batches: runs of the graph that make one batch; they follow each other through
             the pipeline.
+        forbidden: operator name, or module path, to devices that it must not run on.
+        colocated: groups of operators that must share a device.
+        communication: `overlapped`: transfers occupy links (those of one medium together), and
+            devices compute meanwhile. `serialised`: a device spends time on what it sends (once
+            per tensor) and on what it receives, over its fastest link; CPUs pay nothing.
+        latency_bound_s: with objective `cost`, plans slower than this are refused.
     """
 
     graph: Graph
@@ -37,6 +47,10 @@ class Problem:
     memory_headroom: float = 0.1
     usd_per_hour: float | None = None
     num_micro_batches: int = 1
+    forbidden: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    colocated: tuple[tuple[str, ...], ...] = ()
+    communication: Communication = "overlapped"
+    latency_bound_s: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse pins that name nothing and a headroom that leaves nothing."""
@@ -51,16 +65,40 @@ class Problem:
                 f"objective cost needs a price, and cluster '{self.cluster.name}' has none; "
                 "name instances with a price, or set prices.usd_per_hour"
             )
-        for target, device in self.pins.items():
-            if device not in self.cluster.devices:
-                known = list(self.cluster.devices)
+        self._check_names()
+        self._check_pins()
+
+    def _check_names(self) -> None:
+        known = set(self.graph.by_name) | _modules(self.graph)
+        rules: list[tuple[str, str, tuple[str, ...]]] = [
+            ("pin", target, (device,)) for target, device in self.pins.items()
+        ]
+        rules += [("forbidden", target, devices) for target, devices in self.forbidden.items()]
+        for rule, target, devices in rules:
+            for device in devices:
+                if device not in self.cluster.devices:
+                    close = nearest(device, list(self.cluster.devices))
+                    raise ValueError(f"{rule} '{target}': unknown device '{device}'{close}")
+            if target not in known:
+                close = nearest(target, list(known)) if len(known) < 50 else ""
+                raise ValueError(f"{rule} '{target}': no operator or module has this name{close}")
+        for name in (name for group in self.colocated for name in group):
+            if name not in self.graph.by_name:
+                raise ValueError(f"colocated '{name}': no operator has this name")
+
+    def _check_pins(self) -> None:
+        """Refuse two pins that pull one colocation group apart."""
+        names = list(self.graph.by_name)
+        first: dict[int, int] = {}
+        row = self.op_index
+        for name, device in self.pinned.items():
+            unit = int(self.unit[row[name]])
+            other = names[first.setdefault(unit, row[name])]
+            if self.pinned[other] != device:
                 raise ValueError(
-                    f"pin '{target}': unknown device '{device}'{nearest(device, known)}"
+                    f"pins contradict colocation: '{other}' is pinned to '{self.pinned[other]}', "
+                    f"'{name}' to '{device}', and both must share a device; pin them alike"
                 )
-            if not any(_matches(target, op.name, op.module) for op in self.graph.ops):
-                names = [*self.graph.by_name, *(op.module for op in self.graph.ops if op.module)]
-                close = nearest(target, names) if len(names) < 50 else ""
-                raise ValueError(f"pin '{target}': no operator or module has this name{close}")
 
     @property
     def batch(self) -> int:
@@ -78,19 +116,48 @@ class Problem:
         }
 
     @cached_property
+    def op_index(self) -> dict[str, int]:
+        """Row of each operator in the cost table."""
+        return {op.name: i for i, op in enumerate(self.graph.ops)}
+
+    @cached_property
     def device_index(self) -> dict[str, int]:
         """Column of each device in the cost table."""
         return {device: j for j, device in enumerate(self.costs.devices)}
 
     @cached_property
-    def seconds(self) -> NDArray[np.float64]:
-        """Times (num_ops, num_devices), infinite where a pin forbids the device."""
-        seconds = self.costs.seconds.copy()
-        for i, op in enumerate(self.graph.ops):
-            if op.name in self.pinned:
-                allowed = self.device_index[self.pinned[op.name]]
-                seconds[i, [j for j in range(seconds.shape[1]) if j != allowed]] = np.inf
-        return seconds
+    def unit(self) -> Ints:
+        """(num_ops,) colocation class of each operator, numbered in order of first appearance."""
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        row = self.op_index
+        pairs = [(row[group[0]], row[name]) for group in self.colocated for name in group[1:]]
+        src, dst = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        n = len(self.graph.ops)
+        joined = coo_array((np.ones(len(src)), (src, dst)), shape=(n, n))
+        label = connected_components(joined, directed=False)[1]
+        _, first, unit = np.unique(label, return_index=True, return_inverse=True)
+        return first.argsort().argsort()[unit].astype(np.int64)
+
+    @cached_property
+    def seconds(self) -> Floats:
+        """Times (num_ops, num_devices), infinite where the device or a pin forbids the operator.
+
+        What forbids one operator of a colocation group forbids it for all.
+        """
+        allowed = np.isfinite(self.costs.seconds)
+        for name, device in self.pinned.items():
+            others = np.arange(allowed.shape[1]) != self.device_index[device]
+            allowed[self.op_index[name], others] = False
+        for target, devices in self.forbidden.items():
+            rows = [
+                i for i, op in enumerate(self.graph.ops) if _matches(target, op.name, op.module)
+            ]
+            allowed[np.ix_(rows, [self.device_index[d] for d in devices])] = False
+        for_unit = np.ones((int(self.unit.max(initial=-1)) + 1, allowed.shape[1]), dtype=bool)
+        np.logical_and.at(for_unit, self.unit, allowed)
+        return np.where(for_unit[self.unit], self.costs.seconds, np.inf)
 
     @cached_property
     def links(self) -> dict[tuple[str, str], Link]:
@@ -104,10 +171,127 @@ class Problem:
         link = self.links.get((src, dst))
         return link.seconds(num_bytes) if link else np.inf
 
+    @cached_property
+    def media(self) -> dict[str, int]:
+        """Resource number by name of every medium; devices have the numbers below."""
+        names = dict.fromkeys(link.shared_medium for link in self.cluster.links)
+        if not names and self.costs.transfers:
+            ends = [(p, q) for p in self.costs.devices for q in self.costs.devices if p != q]
+            names = dict.fromkeys(f"{p}->{q}" for p, q in ends)
+        return {name: len(self.costs.devices) + k for k, name in enumerate(names)}
+
+    def medium(self, src: str, dst: str) -> str:
+        """Medium that carries tensors from one device to another.
+
+        Raises:
+            InfeasibleError: no link joins them.
+        """
+        link = self.links.get((src, dst))
+        name = link.shared_medium if link else f"{src}->{dst}"
+        if name not in self.media:
+            raise InfeasibleError(f"no link between '{src}' and '{dst}'; add one to the cluster")
+        return name
+
+    def move_s(self, tensor: str, src: str, dst: str) -> float:
+        """Seconds that a medium is busy with a tensor; 0 where its ends are busy in its place."""
+        if self.arrays.serialised:
+            return 0.0
+        if tensor in self.costs.transfers:
+            at = self.device_index[src], self.device_index[dst]
+            return float(self.costs.transfers[tensor][at])
+        return self.transfer_s(self.graph.tensors[tensor].num_bytes, src, dst)
+
+    def end_s(self, tensor: str, device: str) -> float:
+        """Seconds that a device spends to send or to receive a tensor (serialised only)."""
+        if not self.arrays.serialised:
+            return 0.0
+        return float(self.arrays.ends_s[self.tensor_index[tensor], self.device_index[device]])
+
+    @cached_property
+    def tensor_index(self) -> dict[str, int]:
+        """Row of each tensor that some operator reads in `arrays`."""
+        read = [name for name in self.graph.producer if self.graph.consumers.get(name)]
+        return {name: t for t, name in enumerate(read)}
+
     def memory_limit_bytes(self, device: str) -> float:
         """Memory that a plan may use on a device."""
         return self.cluster.devices[device].memory_bytes * (1 - self.memory_headroom)
 
+    @cached_property
+    def arrays(self) -> Arrays:
+        """The problem as arrays."""
+        return lower(self)
+
 
 def _matches(target: str, name: str, module: str) -> bool:
     return target == name or module == target or module.startswith(target + ".")
+
+
+def _modules(graph: Graph) -> set[str]:
+    """Module paths of the operators, and the paths above them."""
+    paths = {op.module for op in graph.ops if op.module}
+    return {".".join(p.split(".")[:i]) for p in paths for i in range(1, p.count(".") + 2)}
+
+
+def lower(problem: Problem) -> Arrays:
+    """Write a problem as arrays. O(operators + tensor uses)."""
+    graph, costs = problem.graph, problem.costs
+    num_devices = len(costs.devices)
+    row = problem.op_index
+    tensors = list(problem.tensor_index)
+    start, reader = csr([[row[c] for c in graph.consumers[name]] for name in tensors])
+    latency_s, s_per_byte, medium = _links(problem)
+    table = [costs.transfers[name] for name in tensors if name in costs.transfers]
+    if 0 < len(table) < len(tensors):
+        raise ValueError("literal transfer times must be given for all tensors or for none")
+    num_bytes = np.array([graph.tensors[name].num_bytes for name in tensors], dtype=float)
+    if costs.ends:
+        ends_s = np.array([costs.ends[name] for name in tensors]).reshape(-1, num_devices)
+    elif problem.communication == "serialised":
+        ends_s = _ends(problem, num_bytes)
+    else:
+        ends_s = np.zeros((0, num_devices))
+    return Arrays(
+        seconds=problem.seconds,
+        producer=np.array([row[graph.producer[name]] for name in tensors], dtype=np.int64),
+        start=start,
+        reader=reader,
+        num_bytes=num_bytes,
+        latency_s=latency_s,
+        s_per_byte=s_per_byte,
+        table_s=np.array(table, dtype=float).reshape(-1, num_devices, num_devices),
+        ends_s=ends_s,
+        medium=medium,
+        unit=problem.unit,
+        op_bytes=np.array([op.param_bytes for op in graph.ops], dtype=float),
+        limit_bytes=np.array([problem.memory_limit_bytes(d) for d in costs.devices]),
+    )
+
+
+def _links(problem: Problem) -> tuple[Floats, Floats, Ints]:
+    """Latency, seconds per byte and medium of the link between each two devices."""
+    num_devices = len(problem.costs.devices)
+    shape = (num_devices, num_devices)
+    latency_s, s_per_byte = np.full(shape, np.inf), np.full(shape, np.inf)
+    medium = np.full(shape, -1, dtype=np.int64)
+    if not problem.cluster.links and problem.media:
+        medium[~np.eye(num_devices, dtype=bool)] = list(problem.media.values())
+    for link in problem.cluster.links:
+        at = problem.device_index[link.src], problem.device_index[link.dst]
+        latency_s[at], s_per_byte[at] = link.latency_s, 1 / link.bytes_per_s
+        medium[at] = problem.media[link.shared_medium]
+    for matrix in (latency_s, s_per_byte):
+        np.fill_diagonal(matrix, 0.0)
+    return latency_s, s_per_byte, medium
+
+
+def _ends(problem: Problem, num_bytes: Floats) -> Floats:
+    """(num_tensors, num_devices) seconds on each device's fastest link; CPUs pay nothing."""
+    ends_s = np.zeros((len(num_bytes), len(problem.costs.devices)))
+    for name, j in problem.device_index.items():
+        if problem.cluster.devices[name].kind != "cpu":
+            mine = [link for link in problem.cluster.links if name in (link.src, link.dst)]
+            best = min(mine, key=lambda link: -link.bytes_per_s, default=None)
+            if best:
+                ends_s[:, j] = best.latency_s + num_bytes / best.bytes_per_s
+    return ends_s

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Literal
 
+import numpy as np
+
 from hardware.documents import STRICT
 from scheduler.plan import Plan, Stage
 from scheduler.problem import Problem
@@ -32,24 +34,30 @@ class Span:
 
 def loads(problem: Problem, stages: tuple[Stage, ...]) -> dict[str, float]:
     """Seconds of work per micro-batch of every device and shared medium that a plan uses."""
-    busy: dict[str, float] = defaultdict(float)
-    row = {op.name: i for i, op in enumerate(problem.graph.ops)}
+    device = np.zeros(len(problem.op_index), dtype=np.int64)
     for stage in stages:
-        column = problem.device_index[stage.device]
-        busy[stage.device] += sum(problem.costs.seconds[row[name], column] for name in stage.ops)
-        for sent in stage.sends:
-            link = problem.cluster.link(sent.src, sent.dst)
-            busy[link.shared_medium] += link.seconds(sent.num_bytes)
-    return dict(busy)
+        device[[problem.op_index[name] for name in stage.ops]] = problem.device_index[stage.device]
+    load = problem.arrays.loads(device)
+    used = {stage.device for stage in stages}
+    if not problem.arrays.serialised:
+        used |= {problem.medium(sent.src, sent.dst) for s in stages for sent in s.sends}
+    names = [*problem.costs.devices, *problem.media]
+    return {name: float(load[i]) for i, name in enumerate(names) if name in used}
 
 
 def stage_seconds(problem: Problem, stages: tuple[Stage, ...]) -> list[float]:
-    """Seconds that each stage computes."""
-    row = {op.name: i for i, op in enumerate(problem.graph.ops)}
-    return [
-        sum(problem.costs.seconds[row[n], problem.device_index[s.device]] for n in s.ops)
-        for s in stages
-    ]
+    """Seconds that each stage occupies its device.
+
+    Its operators; in serialised communication also what it receives, and what it sends, once
+    per tensor.
+    """
+    row, seconds = problem.op_index, []
+    for stage in stages:
+        column = problem.device_index[stage.device]
+        busy = sum(problem.costs.seconds[row[name], column] for name in stage.ops)
+        ends = [t.tensor for t in stage.receives] + list({t.tensor: 0 for t in stage.sends})
+        seconds.append(float(busy) + sum(problem.end_s(t, stage.device) for t in ends))
+    return seconds
 
 
 def stage_timeline(
@@ -106,9 +114,9 @@ def stage_timeline(
             pending[k].discard(i)
             unfinished[k] -= 1
             for sent in stages[i].sends:
-                link = problem.cluster.link(sent.src, sent.dst)
-                start_s = max(now_s, free_s[link.shared_medium])
-                free_s[link.shared_medium] = end_s = start_s + link.seconds(sent.num_bytes)
+                medium = problem.medium(sent.src, sent.dst)
+                start_s = max(now_s, free_s[medium])
+                free_s[medium] = end_s = start_s + problem.move_s(sent.tensor, sent.src, sent.dst)
                 resource = f"{sent.src}->{sent.dst}"
                 spans.append(Span(sent.tensor, "transfer", resource, start_s, end_s, k))
                 target = receiver[sent.tensor, sent.dst]

@@ -1,0 +1,140 @@
+"""Whether a plan keeps every rule of its problem: ours, or anybody's."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from hardware.units import format_bytes
+from scheduler.memory import memory_needs
+from scheduler.plan import Plan, Transfer
+from scheduler.problem import Problem
+from scheduler.timeline import Span
+
+SLACK = 1e-9
+"""Relative slack on times, for sums in another order."""
+
+
+def check_plan(problem: Problem, plan: Plan, spans: Sequence[Span] = ()) -> list[str]:
+    """List the rules that a plan breaks; none if it is valid.
+
+    Placement: every operator once, on a device that may run it (pins, forbidden devices), groups
+    together, links where tensors cross, memory. Stages: every operator once and on its device,
+    after what it reads; every crossing tensor sent and received once. Spans, where given: one
+    thing at a time on a device or link, transfers and operators after what they wait for.
+    """
+    broken = _check_placement(problem, plan)
+    if broken:
+        return broken
+    return [
+        *_check_stages(problem, plan),
+        *_check_memory(problem, plan),
+        *_check_spans(plan, spans),
+    ]
+
+
+def _check_placement(problem: Problem, plan: Plan) -> list[str]:
+    names, devices = problem.op_index, problem.device_index
+    broken = [f"operator '{n}' is not placed" for n in names if n not in plan.placement]
+    for name, device in plan.placement.items():
+        if name not in names:
+            broken.append(f"the graph has no operator '{name}'")
+        elif device not in devices:
+            broken.append(f"operator '{name}': there is no device '{device}'")
+        elif not np.isfinite(problem.seconds[names[name], devices[device]]):
+            why = "a pin, a colocation or the device forbids it"
+            broken.append(f"operator '{name}' on '{device}': {why}")
+    if broken:
+        return broken
+    for group in problem.colocated:
+        places = {plan.placement[name] for name in group}
+        if len(places) > 1:
+            broken.append(
+                f"operators {', '.join(group[:3])} must share a device, are on "
+                f"{', '.join(sorted(places))}"
+            )
+    return broken
+
+
+def crossing(problem: Problem, plan: Plan) -> set[tuple[str, str, str]]:
+    """(tensor, src, dst) of every tensor that is read on another device than it is made on."""
+    graph, place = problem.graph, plan.placement
+    return {
+        (tensor, place[producer], place[consumer])
+        for tensor, producer in graph.producer.items()
+        for consumer in graph.consumers.get(tensor, ())
+        if place[consumer] != place[producer]
+    }
+
+
+def _check_stages(problem: Problem, plan: Plan) -> list[str]:
+    graph, broken = problem.graph, []
+    must_cross = crossing(problem, plan)
+    broken += [
+        f"no link between '{src}' and '{dst}' for tensor '{tensor}'"
+        for tensor, src, dst in sorted(must_cross)
+        if problem.arrays.medium[problem.device_index[src], problem.device_index[dst]] < 0
+    ]
+    sent = _keys(t for stage in plan.stages for t in stage.sends)
+    received = _keys(t for stage in plan.stages for t in stage.receives)
+    for way, keys in (("sent", sent), ("received", received)):
+        if sorted(keys) != sorted(must_cross):
+            wrong = sorted(set(keys) ^ must_cross) or sorted(keys)
+            broken.append(f"tensor '{wrong[0][0]}' is not {way} exactly once")
+    done: set[str] = set()
+    here: dict[str, set[str]] = defaultdict(set)
+    for number, stage in enumerate(plan.stages):
+        here[stage.device] |= {t.tensor for t in stage.receives}
+        for name in stage.ops:
+            if plan.placement.get(name) != stage.device or name in done:
+                broken.append(f"stage {number}: operator '{name}' is placed elsewhere, or twice")
+                continue
+            for tensor in graph.by_name[name].inputs:
+                producer = graph.producer.get(tensor)
+                if producer and producer not in done:
+                    broken.append(f"operator '{name}' runs before '{producer}', which it reads")
+                elif (
+                    producer
+                    and plan.placement[producer] != stage.device
+                    and tensor not in here[stage.device]
+                ):
+                    broken.append(f"operator '{name}' uses '{tensor}' before it has arrived")
+            done.add(name)
+    broken += [f"operator '{name}' is in no stage" for name in graph.by_name if name not in done]
+    return broken
+
+
+def _keys(transfers: Iterable[Transfer]) -> list[tuple[str, str, str]]:
+    return [(t.tensor, t.src, t.dst) for t in transfers]
+
+
+def _check_memory(problem: Problem, plan: Plan) -> list[str]:
+    needs = memory_needs(problem, plan.placement, plan.stages, plan.in_flight)
+    return [
+        f"device '{device}' needs {format_bytes(need.num_bytes)}, "
+        f"its limit is {format_bytes(need.limit_bytes)}"
+        for device, need in needs.items()
+        if need.num_bytes > need.limit_bytes * (1 + SLACK)
+    ]
+
+
+def _check_spans(plan: Plan, spans: Sequence[Span]) -> list[str]:
+    broken: list[str] = []
+    by_resource: dict[str, list[Span]] = defaultdict(list)
+    for span in spans:
+        by_resource[span.resource].append(span)
+    slack_s = SLACK * max((span.end_s for span in spans), default=0.0)
+    for resource, mine in by_resource.items():
+        mine.sort(key=lambda s: (s.start_s, s.end_s))
+        for one, other in pairwise(mine):
+            if one.end_s > other.start_s + slack_s:
+                broken.append(f"'{resource}' does '{one.name}' and '{other.name}' at once")
+    stage = {(s.micro_batch, s.name): s for s in spans if s.kind == "stage"}
+    moved = {(s.micro_batch, s.name, s.resource): s for s in spans if s.kind == "transfer"}
+    for (k, name), span in stage.items():
+        for transfer in plan.stages[int(name.split()[1])].receives:
+            arrival = moved.get((k, transfer.tensor, f"{transfer.src}->{transfer.dst}"))
+            if arrival is None or arrival.end_s > span.start_s + slack_s:
+                broken.append(f"{name} starts before tensor '{transfer.tensor}' has arrived")
+    return broken

@@ -1,0 +1,104 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import make_chain, make_cluster, make_graph, make_problem
+
+from hardware.cluster import Cluster
+from scheduler.check import check_plan
+from scheduler.evaluate import finish_plan
+from scheduler.plan import cut_stages
+from scheduler.timeline import loads, stage_timeline
+
+
+def ends(problem, seconds):
+    """The problem with literal, serialised transfers: seconds by tensor on every device."""
+    num = len(problem.costs.devices)
+    pairs = {t: 2 * s * (1 - np.eye(num)) for t, s in seconds.items()}
+    at_ends = {t: np.full(num, s) for t, s in seconds.items()}
+    return replace(problem, costs=replace(problem.costs, transfers=pairs, ends=at_ends))
+
+
+def test_serialised_devices_pay_once_to_send_and_once_each_to_receive():
+    graph = make_graph({"a": [], "b": ["a"], "c": ["a"], "d": ["a"]})
+    cluster = Cluster("no links", make_cluster("xyz").devices)
+    problem = ends(make_problem(graph, np.ones((4, 3)), cluster), {"t_a": 10.0})
+    place = {"a": "x", "b": "y", "c": "y", "d": "z"}
+    stages = cut_stages(graph, place)
+    assert loads(problem, stages) == {"x": 11.0, "y": 12.0, "z": 11.0}
+    spans = [s for s in stage_timeline(problem, stages) if s.kind == "stage"]
+    assert {s.resource: s.duration_s for s in spans} == {"x": 11.0, "y": 12.0, "z": 11.0}
+
+
+def test_serialised_over_links_takes_each_device_s_fastest_and_spares_cpus():
+    cluster = make_cluster("ab", bytes_per_s=10.0)
+    gpu = replace(cluster.devices["a"], kind="gpu")
+    cluster = Cluster("mixed", {**cluster.devices, "a": gpu}, cluster.links)
+    problem = make_problem(make_chain(2), np.ones((2, 2)), cluster, communication="serialised")
+    stages = cut_stages(problem.graph, {"o0": "a", "o1": "b"})
+    assert loads(problem, stages) == {"a": 5.0, "b": 1.0}
+
+
+def test_what_forbids_one_forbids_its_colocation_group():
+    problem = make_problem(
+        make_chain(3), np.ones((3, 2)), pins={"o0": "a"}, colocated=(("o0", "o2"),)
+    )
+    assert np.isfinite(problem.seconds).tolist() == [[True, False], [True, True], [True, False]]
+    assert problem.arrays.unit.tolist() == [0, 1, 0]
+
+
+def test_modules_and_forbidden_devices():
+    graph = make_chain(3, module="net.layer")
+    problem = make_problem(graph, np.ones((3, 2)), forbidden={"net": ("b",)})
+    assert np.isfinite(problem.seconds).tolist() == [[True, False]] * 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"pins": {"o0": "a", "o1": "b"}, "colocated": (("o0", "o1"),)},
+            "pins contradict colocation: 'o0' is pinned to 'a', 'o1' to 'b'",
+        ),
+        ({"forbidden": {"o0": ("z",)}}, "forbidden 'o0': unknown device 'z'"),
+        ({"colocated": (("o0", "o7"),)}, "colocated 'o7': no operator has this name"),
+    ],
+)
+def test_problem_refuses(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_problem(make_chain(2), np.ones((2, 2)), **changes)
+
+
+def good_plan():
+    problem = make_problem(make_graph({"a": [], "b": ["a"], "c": ["b"]}), np.ones((3, 2)))
+    return problem, finish_plan(problem, "any", {"a": "a", "b": "b", "c": "a"}, 0.0, 0.0)
+
+
+def test_check_plan_accepts_a_valid_plan_with_its_timeline():
+    problem, plan = good_plan()
+    assert check_plan(problem, plan, stage_timeline(problem, plan.stages)) == []
+
+
+def test_check_plan_names_what_is_broken():
+    problem, plan = good_plan()
+    first, *rest = plan.stages
+
+    def broken(problem=problem, **changes):
+        return " | ".join(check_plan(problem, replace(plan, **changes)))
+
+    assert "operator 'c' is not placed" in broken(placement={"a": "a", "b": "b"})
+    assert "there is no device 'z'" in broken(placement={**plan.placement, "a": "z"})
+    assert "runs before 'a'" in broken(stages=(*rest, first))
+    assert "'t_a' is not sent exactly once" in broken(stages=(replace(first, sends=()), *rest))
+    assert "operator 'c' is in no stage" in broken(stages=plan.stages[:2])
+    pinned = replace(problem, pins={"b": "a"})
+    assert "'b' on 'b': a pin" in broken(pinned)
+    together = replace(problem, colocated=(("a", "b"),))
+    assert "must share a device" in broken(together)
+    small = replace(problem, memory_headroom=1 - 1e-9)
+    assert "device 'a' needs" in broken(small)
+    spans = stage_timeline(problem, plan.stages)
+    late = [replace(s, end_s=s.end_s + 5) if s.kind == "transfer" else s for s in spans]
+    assert any("before tensor" in text for text in check_plan(problem, plan, late))
+    twice = [replace(s, start_s=0.0) for s in spans]
+    assert any("at once" in text for text in check_plan(problem, plan, twice))
