@@ -1,61 +1,28 @@
-"""Capture: a torch module to our compute graph, by torch.export on meta tensors."""
+"""Capture: a torch module to our compute graph, on meta tensors."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor as TorchTensor
 from torch import fx
-from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
 from torch.utils._pytree import tree_leaves
 
+from executor.export import export
 from executor.op_rules import estimate
-from executor.sources import Model, build_model, user_line
+from executor.program import Program
+from executor.sources import build_model
 from scheduler.graph import Graph, Op, Tensor
 
 
-def capture(source: str, batch: int, dtype: str = "float32") -> Graph:
+def capture(source: str, batch: int, dtype: str = "float32", tokens: int | None = None) -> Graph:
     """Capture the model of a source without allocating its weights.
 
     Raises:
         ValueError: the source is unknown or cannot be captured; the user's line is named.
     """
-    model = build_model(source, batch, dtype, "meta")
+    model = build_model(source, batch, dtype, "meta", tokens)
     return to_graph(export(model), model.name, batch)
-
-
-def export(model: Model) -> ExportedProgram:
-    """Export a module for its example inputs, functionalized where it works in place.
-
-    Raises:
-        ValueError: torch.export cannot follow the module; the user's line is named.
-    """
-    try:
-        with torch.no_grad():
-            program = torch.export.export(model.module, model.inputs, strict=False)
-        if any(_works_in_place(node) for node in program.graph.nodes):
-            program = program.run_decompositions({})
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(
-            f"model '{model.name}' cannot be captured{user_line(error)}: {reason}"
-        ) from error
-    return program
-
-
-def _works_in_place(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
-
-
-def weight_names(program: ExportedProgram) -> dict[str, str]:
-    """Name in the state (parameter, buffer or constant) by placeholder name."""
-    kinds = {InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR}
-    return {
-        spec.arg.name: spec.target
-        for spec in program.graph_signature.input_specs
-        if spec.kind in kinds and spec.target is not None
-    }
 
 
 def is_op(node: fx.Node) -> bool:
@@ -68,42 +35,68 @@ def is_item(node: fx.Node) -> bool:
     return node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"
 
 
-def to_graph(program: ExportedProgram, name: str, batch: int) -> Graph:
-    """Translate an exported program; operators keep the names of their nodes."""
-    weights = weight_names(program)
-    shared = _shared_storage(program, weights)
-    placeholders = [n for n in program.graph.nodes if n.op == "placeholder"]
-    inputs = tuple(_tensor(n) for n in placeholders if n.name not in weights and _is_tensor(n))
-    ops = tuple(_op(node, weights, shared) for node in program.graph.nodes if is_op(node))
-    made = {tensor.name for op in ops for tensor in op.outputs} | {t.name for t in inputs}
-    result = next(n for n in program.graph.nodes if n.op == "output")
-    outputs = tuple(leaf.name for leaf in tree_leaves(result.args) if isinstance(leaf, fx.Node))
-    parameters = {shared[n]: p.numel() for n, p in program.named_parameters()}
+def to_graph(program: Program, name: str, batch: int) -> Graph:
+    """Translate a captured program; operators keep the names of their nodes."""
+    shared = _shared_storage(program)
+    weights = {
+        node: Weight(shared[name], _num_bytes(program.state[name]))
+        for node, name in program.weights.items()
+        if isinstance(program.state[name], TorchTensor)
+    }
+    ops = []
+    for node in filter(is_op, program.graph.nodes):
+        ops.append(op := _op(node, weights))
+        if op.kind == "view" and len(op.weights) == 1 and not _fed(node, weights):
+            weights |= {t.name: Weight(*next(iter(op.weights.items()))) for t in op.outputs}
+    given = set(program.inputs)
+    inputs = tuple(_tensor(node) for node in program.graph.nodes if node.name in given)
     return Graph(
         name,
-        ops,
+        tuple(ops),
         inputs,
-        tuple(n for n in dict.fromkeys(outputs) if n in made),
+        tuple(program.outputs),
         batch,
-        sum(parameters.values()),
+        num_params(program),
+        program.captured_by,
+        program.notes,
     )
 
 
-def _shared_storage(program: ExportedProgram, weights: Mapping[str, str]) -> dict[str, str]:
+def num_params(program: Program) -> int:
+    """Parameters of a program, tied ones counted once."""
+    shared = _shared_storage(program)
+    sizes = {shared[n]: program.state[n].numel() for n in shared if n in program.parameters}
+    return sum(sizes.values())
+
+
+def _shared_storage(program: Program) -> dict[str, str]:
     """The first name of each weight, so that tied weights count once."""
-    state: dict[str, Any] = {**program.constants, **program.state_dict}
     first: dict[int, str] = {}
-    return {name: first.setdefault(id(_base(state[name])), name) for name in weights.values()}
+    names = dict.fromkeys([*program.weights.values(), *program.parameters])
+    return {name: first.setdefault(id(_base(program.state[name])), name) for name in names}
 
 
 def _base(tensor: TorchTensor) -> TorchTensor:
     return tensor._base if tensor._base is not None else tensor
 
 
-def _op(node: fx.Node, weights: Mapping[str, str], shared: Mapping[str, str]) -> Op:
-    sources = [n for n in node.all_input_nodes if _is_tensor(n) or n.name in weights]
-    used = [n for n in sources if n.name in weights]
-    fed = [n for n in sources if n.name not in weights]
+class Weight(NamedTuple):
+    """A parameter, buffer or constant that a node holds, or holds a view of."""
+
+    name: str
+    num_bytes: int
+
+
+def _fed(node: fx.Node, weights: Mapping[str, Weight]) -> list[fx.Node]:
+    """The tensors that a node reads and that are no weights, nor views of weights."""
+    return [n for n in node.all_input_nodes if _is_tensor(n) and n.name not in weights]
+
+
+def _op(node: fx.Node, weights: Mapping[str, Weight]) -> Op:
+    """Translate one call; `weights` names the weight by the node that holds it or a view of it."""
+    used = [n for n in node.all_input_nodes if n.name in weights]
+    fed = _fed(node, weights)
+    read_views = {n.name for n in used if n.op == "call_function"}
     out = node.meta.get("val")
     cost = estimate(node)
     outputs = tuple(_tensor(n) for n in _result_nodes(node))
@@ -122,9 +115,9 @@ def _op(node: fx.Node, weights: Mapping[str, str], shared: Mapping[str, str]) ->
         bytes_read=read,
         bytes_written=written,
         dtype=_compute_dtype(out, used),
-        inputs=tuple(n.name for n in fed),
+        inputs=tuple(n.name for n in node.all_input_nodes if n in fed or n.name in read_views),
         outputs=outputs,
-        weights={shared[weights[n.name]]: _num_bytes(n.meta["val"]) for n in used},
+        weights={weights[n.name].name: weights[n.name].num_bytes for n in used},
         target=str(node.target),
         module=_module(node),
         dims=cost.dims,

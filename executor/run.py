@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.export import ExportedProgram
 
 from executor import cache
-from executor.capture import export, is_op, to_graph
+from executor.capture import is_op, to_graph
 from executor.devices import LocalDevice, machine_name
+from executor.export import export
 from executor.measure import measure_ops, measure_pass
+from executor.program import Program
 from executor.sources import build_model
-from executor.split import cut, input_names, output_names
+from executor.split import cut
 from executor.stages import Job, Tensors, load_job, load_kept, run_job, save_stages
 from executor.workers import Tell, Workers
 from hardware.documents import STRICT
@@ -48,8 +49,8 @@ class LoadedModel:
         micro_batches: the same, cut along the first dimension: 2 * num_micro_batches of them.
     """
 
-    whole: ExportedProgram
-    micro: ExportedProgram
+    whole: Program
+    micro: Program
     batches: list[Tensors]
     micro_batches: list[Tensors]
     dtype: str
@@ -79,17 +80,19 @@ class Execution:
         return self.output_difference <= self.tolerance
 
 
-def load_model(source: str, batch: int, dtype: str, num_micro_batches: int) -> LoadedModel:
+def load_model(
+    source: str, batch: int, dtype: str, num_micro_batches: int, tokens: int | None = None
+) -> LoadedModel:
     """Build a model with weights and export it.
 
     Raises:
         ValueError: as `build_model` and `export`.
     """
-    model = build_model(source, batch, dtype, "cpu")
+    model = build_model(source, batch, dtype, "cpu", tokens)
     whole = export(model)
-    other = tuple(x * 0.5 if x.is_floating_point() else x.flip(-1) for x in model.inputs)
-    names = input_names(whole)
-    batches = [dict(zip(names, values, strict=True)) for values in (model.inputs, other)]
+    other = model.with_tensors(lambda x: x * 0.5 if x.is_floating_point() else x.flip(-1))
+    names = whole.inputs
+    batches = [dict(zip(names, m.tensors, strict=True)) for m in (model, other)]
     if num_micro_batches == 1:
         return LoadedModel(whole, whole, batches, batches, dtype)
     chunks = [
@@ -97,18 +100,18 @@ def load_model(source: str, batch: int, dtype: str, num_micro_batches: int) -> L
         for values in batches
         for k in range(num_micro_batches)
     ]
-    micro = export(replace(model, inputs=tuple(chunks[0].values())))
-    return LoadedModel(whole, micro, batches, chunks, dtype)
+    part = model.with_tensors(lambda x: x.chunk(num_micro_batches)[0])
+    return LoadedModel(whole, export(part, whole.captured_by), batches, chunks, dtype)
 
 
-def most_micro_batches(source: str, batch: int, dtype: str) -> int:
+def most_micro_batches(source: str, batch: int, dtype: str, tokens: int | None = None) -> int:
     """The most micro-batches, up to four, that a batch can usefully be cut into.
 
     A batch can be cut where every input and output has it as first dimension, and should be while
     a part still has `MIN_MICRO_BATCH_FLOPS` of work.
     """
-    program = export(build_model(source, batch, dtype, "meta"))
-    names = {*input_names(program), *output_names(program)}
+    program = export(build_model(source, batch, dtype, "meta", tokens))
+    names = {*program.inputs, *program.outputs}
     shapes = [node.meta["val"].shape for node in program.graph.nodes if node.name in names]
     if any(len(shape) == 0 or shape[0] != batch for shape in shapes):
         return 1
@@ -168,7 +171,7 @@ def _scaled(medians: dict[str, float], whole_s: float) -> OpTimes:
 
 
 def _save_whole(
-    workers: Workers, program: ExportedProgram, inputs: list[Tensors], device: str
+    workers: Workers, program: Program, inputs: list[Tensors], device: str
 ) -> tuple[Stage, ...]:
     """Write a program as one stage."""
     ops = [node.name for node in program.graph.nodes if is_op(node)]
@@ -189,7 +192,7 @@ def run_whole_in(
 ) -> tuple[Report, dict[int, Tensors]]:
     """Measure the unsplit model on one device of running workers; also returns its outputs."""
     stages = _save_whole(workers, model.whole, model.batches, device)
-    keep = tuple(output_names(model.whole))
+    keep = tuple(model.whole.outputs)
 
     def run(num: int) -> list[float]:
         job = Job(workers.folder, stages, {device: [(k, 0) for k in range(num)]}, 1)
@@ -232,7 +235,7 @@ def execute(
         for node in model.micro.graph.nodes
         if isinstance(node.meta.get("val"), Tensor)
     }
-    keep = tuple(output_names(model.micro))
+    keep = tuple(model.micro.outputs)
     everyone = dict.fromkeys(workers.devices)
     job = Job(workers.folder, plan.stages, {}, plan.in_flight)
     workers.call_all(load_job, dict.fromkeys(everyone, (job,)))

@@ -1,35 +1,63 @@
 """From a model source of a scenario to a torch module with example inputs."""
 
 import importlib
+import importlib.util
+import inspect
 import sys
 import traceback
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-from executor.zoo import ZOO, Factory
+from executor.zoo import ZOO
 from hardware.documents import nearest
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SEED = 0
+FORMS = "zoo:NAME, python:MODULE:FACTORY, hf:FILE, onnx:FILE or graph:FILE"
 
 
 @dataclass(frozen=True)
 class Model:
-    """A module in evaluation mode and one batch of inputs, both on the same torch device."""
+    """A module in evaluation mode and one batch of inputs, both on the same torch device.
+
+    Attributes:
+        inputs, kwargs: what the module is called with; tensors, or lists and dictionaries of them.
+        notes: how it was built, where that was not the plain way.
+    """
 
     name: str
     module: nn.Module
-    inputs: tuple[Tensor, ...]
+    inputs: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The input tensors in the order in which they are given."""
+        leaves = tree_leaves((self.inputs, dict(self.kwargs)))
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+    def with_tensors(self, change: Callable[[Tensor], Tensor]) -> "Model":
+        """The model with every input tensor changed."""
+        inputs, kwargs = tree_map_only(Tensor, change, (self.inputs, dict(self.kwargs)))
+        return Model(self.name, self.module, inputs, kwargs, self.notes)
 
 
-def build_model(source: str, batch: int, dtype: str, device: str) -> Model:
-    """Build the model of `zoo:NAME` or `python:MODULE:FACTORY` on a torch device ('meta', 'cpu').
+def build_model(
+    source: str, batch: int, dtype: str, device: str, tokens: int | None = None
+) -> Model:
+    """Build the model of a source on a torch device ('meta', 'cpu').
 
-    A factory takes the batch size and returns (module, example inputs). Weights and inputs come
-    from a fixed seed.
+    A factory takes the batch size (and `tokens`, where it reads tokens) and returns
+    (module, inputs): a tuple of positional or a dictionary of keyword inputs. Weights and inputs
+    come from a fixed seed.
 
     Raises:
         ValueError: an unknown source, batch or dtype, or a factory that fails (its line is named).
@@ -39,53 +67,145 @@ def build_model(source: str, batch: int, dtype: str, device: str) -> Model:
     if dtype not in DTYPES:
         raise ValueError(f"model.dtype: unknown dtype '{dtype}'{nearest(dtype, list(DTYPES))}")
     name, factory = find_factory(source)
-    torch.manual_seed(SEED)
-    try:
-        with torch.device(device):
-            made = factory(batch)
-    except Exception as error:
-        raise ValueError(f"{source}: the factory failed{user_line(error)}: {error}") from error
-    is_pair = isinstance(made, tuple) and len(made) == 2
-    if not (is_pair and isinstance(made[0], nn.Module) and isinstance(made[1], tuple)):
-        kinds = [type(part).__name__ for part in (made if isinstance(made, tuple) else [made])]
-        raise ValueError(
-            f"{source}: the factory must return (torch.nn.Module, tuple of tensors), "
-            f"got ({', '.join(kinds)})"
-        )
-    module, inputs = made
+    arguments = {"batch": batch} | _token_argument(source, factory, tokens)
+    (module, inputs), notes = _built(source, factory, tuple(arguments.values()), device)
     kind = DTYPES[dtype]
-    cast = tuple(x.to(kind) if x.is_floating_point() else x for x in inputs)
-    return Model(name, module.to(kind).eval(), cast)
+    positional, named = ((), inputs) if isinstance(inputs, dict) else (inputs, {})
+    model = Model(name, module.to(kind).eval(), positional, named, notes)
+    return model.with_tensors(lambda x: x.to(kind) if x.is_floating_point() else x)
 
 
-def find_factory(source: str) -> tuple[str, Factory]:
+def _token_argument(source: str, factory: Callable[..., Any], tokens: int | None) -> dict[str, int]:
+    if tokens is None:
+        return {}
+    if tokens < 1:
+        raise ValueError(f"model.tokens must be at least 1, got {tokens}")
+    if "tokens" not in inspect.signature(factory).parameters:
+        raise ValueError(f"{source}: its factory takes no tokens; leave model.tokens out")
+    return {"tokens": tokens}
+
+
+def _built(
+    source: str, factory: Callable[..., Any], arguments: tuple[int, ...], device: str
+) -> tuple[tuple[nn.Module, Any], tuple[str, ...]]:
+    """Call a factory under a device; one that needs real numbers is built on the CPU and moved."""
+    try:
+        return _called(source, factory, arguments, device), ()
+    except Exception as error:
+        if device != "meta" or isinstance(error, _WrongResultError):
+            raise _factory_error(source, error) from error
+        first = error
+    try:
+        module, inputs = _called(source, factory, arguments, "cpu")
+    except Exception as error:
+        raise _factory_error(source, error) from error
+    reason = str(first).strip().split("\n")[0]
+    to_meta: Callable[[Tensor], Tensor] = lambda x: x.to("meta")  # noqa: E731
+    moved = (moved_weights(module, to_meta), tree_map_only(Tensor, to_meta, inputs))
+    return moved, (f"built on the CPU, then moved to meta: {reason}{user_line(first)}",)
+
+
+class _WrongResultError(ValueError):
+    pass
+
+
+def _factory_error(source: str, error: Exception) -> ValueError:
+    if isinstance(error, _WrongResultError):
+        return ValueError(str(error))
+    if isinstance(error, ValueError) and not user_line(error):
+        return ValueError(f"{source}: {error}")
+    return ValueError(f"{source}: the factory failed{user_line(error)}: {error}")
+
+
+def _called(
+    source: str, factory: Callable[..., Any], arguments: tuple[int, ...], device: str
+) -> tuple[nn.Module, Any]:
+    torch.manual_seed(SEED)
+    with torch.device(device):
+        made = factory(*arguments)
+    is_pair = isinstance(made, tuple) and len(made) == 2
+    if is_pair and isinstance(made[0], nn.Module) and isinstance(made[1], tuple | dict):
+        return made[0], made[1]
+    kinds = [type(part).__name__ for part in (made if isinstance(made, tuple) else [made])]
+    raise _WrongResultError(
+        f"{source}: the factory must return (torch.nn.Module, tuple of tensors) or "
+        f"(torch.nn.Module, dictionary of tensors), got ({', '.join(kinds)})"
+    )
+
+
+def moved_weights(module: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Module:
+    """Replace every parameter and buffer of a module in place; tied ones stay tied."""
+    new: dict[int, Any] = {}
+    for part in module.modules():
+        for name, value in part._parameters.items():
+            if value is not None:
+                if (changed := change(value)) is value:
+                    continue
+                if id(value) not in new:
+                    new[id(value)] = nn.Parameter(changed, value.requires_grad)
+                part._parameters[name] = new[id(value)]
+        for name, value in part._buffers.items():
+            if value is not None:
+                part._buffers[name] = new.setdefault(id(value), change(value))
+    return module
+
+
+def find_factory(source: str) -> tuple[str, Callable[..., Any]]:
     """The display name and the factory of a model source.
 
     Raises:
-        ValueError: there is no such zoo model, module or factory.
+        ValueError: there is no such zoo model, module, factory or file.
     """
     scheme, _, rest = source.partition(":")
     if scheme == "zoo":
         if rest not in ZOO:
             raise ValueError(f"unknown model '{source}'{nearest(rest, list(ZOO))}")
         return rest, ZOO[rest]
-    module_name, _, factory_name = rest.partition(":")
-    if scheme != "python" or not module_name or not factory_name:
-        raise ValueError(f"model source '{source}' is not zoo:NAME or python:MODULE:FACTORY")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
+    if scheme == "hf" and rest:
+        from executor.hugging_face import hugging_face
+
+        return hugging_face(Path(rest))
+    if scheme == "onnx" and rest:
+        from executor.onnx_model import onnx_model
+
+        return onnx_model(Path(rest))
+    if scheme == "graph" and rest:
         raise ValueError(
-            f"{source}: module '{module_name}' cannot be imported{user_line(error)}: {error}"
-        ) from error
+            f"'{source}' is a graph without a torch module: it can be planned and simulated, not "
+            "executed"
+        )
+    module_name, _, factory_name = rest.rpartition(":")
+    if scheme != "python" or not module_name or not factory_name:
+        raise ValueError(f"model source '{source}' is not {FORMS}")
+    module = _imported(source, module_name)
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         names = [name for name, value in vars(module).items() if callable(value)]
         hint = nearest(factory_name, names)
         raise ValueError(f"{source}: module '{module_name}' has no '{factory_name}'{hint}")
     return factory_name, factory
+
+
+def _imported(source: str, name: str) -> ModuleType:
+    """Import a module by its dotted name, the working directory included, or by its file."""
+    try:
+        if not name.endswith(".py"):
+            if (here := str(Path.cwd())) not in sys.path:
+                sys.path.insert(0, here)
+            return importlib.import_module(name)
+        if not Path(name).is_file():
+            raise FileNotFoundError(f"{name}: no such file")
+        spec = importlib.util.spec_from_file_location(Path(name).stem, name)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        return module
+    except Exception as error:
+        raise ValueError(
+            f"{source}: module '{name}' cannot be imported{user_line(error)}: {error}"
+        ) from error
 
 
 def user_line(error: BaseException) -> str:

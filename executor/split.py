@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._ops import HigherOrderOperator, OpOverload
-from torch.export import ExportedProgram
-from torch.utils._pytree import tree_leaves
 
 import executor.zoo.ops  # noqa: F401, registers operators of ours that a stage may call
-from executor.capture import is_item, is_op, weight_names
+from executor.capture import is_item, is_op
+from executor.program import Program
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class StageProgram:
         return fx.GraphModule(root, graph).to(device)
 
 
-def cut(program: ExportedProgram, stages: Sequence[Sequence[str]]) -> list[StageProgram]:
+def cut(program: Program, stages: Sequence[Sequence[str]]) -> list[StageProgram]:
     """Cut a program into stages, given as operator names.
 
     A stage takes the tensors that others made, and gives what another stage or the caller reads.
@@ -84,7 +83,8 @@ def cut(program: ExportedProgram, stages: Sequence[Sequence[str]]) -> list[Stage
             made_in[node] = stage_of[node.name]
         elif is_item(node):
             made_in[node] = made_in[node.args[0]]
-    leaving = {leaf for leaf in tree_leaves(graph.output_node().args) if isinstance(leaf, fx.Node)}
+    returned = set(program.outputs)
+    leaving = {node for node in graph.nodes if node.name in returned}
     leaving |= {n for n, i in made_in.items() if any(made_in.get(u, i) != i for u in n.users)}
     return [
         _stage(program, [n for n in graph.nodes if made_in.get(n) == i], leaving)
@@ -92,17 +92,16 @@ def cut(program: ExportedProgram, stages: Sequence[Sequence[str]]) -> list[Stage
     ]
 
 
-def _stage(program: ExportedProgram, nodes: list[fx.Node], leaving: set[fx.Node]) -> StageProgram:
-    weights = weight_names(program)
-    values: dict[str, Any] = {**program.constants, **program.state_dict}
+def _stage(program: Program, nodes: list[fx.Node], leaving: set[fx.Node]) -> StageProgram:
     inside = set(nodes)
     outside = dict.fromkeys(s for n in nodes for s in n.all_input_nodes if s not in inside)
     state: dict[str, Any] = {}
     attributes: dict[str, str] = {}
     for source in outside:
-        if source.name in weights:
-            attributes[source.name] = weights[source.name].replace(".", "_")
-            state[attributes[source.name]] = values[weights[source.name]].detach()
+        if source.name in program.weights:
+            name = program.weights[source.name]
+            attributes[source.name] = name.replace(".", "_")
+            state[attributes[source.name]] = program.state[name].detach()
         elif source.op == "get_attr":
             attributes[source.name] = str(source.target)
             state[str(source.target)] = getattr(program.graph_module, str(source.target))
@@ -139,14 +138,3 @@ def _resolve(value: Any, made: Mapping[str, fx.Node]) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(_resolve(item, made) for item in value)
     return value
-
-
-def output_names(program: ExportedProgram) -> list[str]:
-    """Names of the tensors that the program returns, in order."""
-    leaves = tree_leaves(program.graph.output_node().args)
-    return [leaf.name for leaf in leaves if isinstance(leaf, fx.Node)]
-
-
-def input_names(program: ExportedProgram) -> list[str]:
-    """Names of the tensors that the program takes from the caller, in order."""
-    return list(program.graph_signature.user_inputs)

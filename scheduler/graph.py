@@ -89,7 +89,10 @@ class Op:
 class Graph:
     """Operators in topological order, the graph's inputs and the names of its outputs.
 
-    `samples` is the number of inferences that one run of the graph makes (the batch size).
+    Attributes:
+        samples: inferences that one run of the graph makes (the batch size).
+        captured_by: the way by which a module was captured.
+        notes: what a reader should know of the capture, e.g. ways that failed before that one.
     """
 
     __pydantic_config__ = STRICT
@@ -100,6 +103,8 @@ class Graph:
     outputs: tuple[str, ...]
     samples: int = 1
     num_params: int = 0
+    captured_by: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse duplicate names, unknown tensors, and an order that is not topological."""

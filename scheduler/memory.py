@@ -74,6 +74,8 @@ def _peak_live_bytes(graph: Graph, ops: list[str]) -> float:
             deaths[_local_root(graph, tensor, mine)] = len(ops)
     change = [0.0] * (len(ops) + 2)
     for root, birth in births.items():
+        if _is_weight(graph, root):
+            continue
         num_bytes = graph.tensors[root].num_bytes
         change[birth] += num_bytes
         change[deaths[root] + 1] -= num_bytes
@@ -82,6 +84,13 @@ def _peak_live_bytes(graph: Graph, ops: list[str]) -> float:
         live += delta
         peak = max(peak, live)
     return peak
+
+
+def _is_weight(graph: Graph, tensor: str) -> bool:
+    """Whether a tensor is a view of a weight, which is counted as a parameter."""
+    producer = graph.producer.get(tensor)
+    op = graph.by_name[producer] if producer else None
+    return op is not None and op.kind == "view" and not op.inputs and bool(op.weights)
 
 
 def _local_root(graph: Graph, tensor: str, mine: set[str]) -> str:

@@ -11,8 +11,9 @@ from torch import nn
 
 from executor import cache
 from executor.calibrate import to_link, to_profile
-from executor.capture import capture, export, to_graph
+from executor.capture import capture, to_graph
 from executor.devices import local_devices, machine_key
+from executor.export import export
 from executor.measure import LINK_SIZES_BYTES, DeviceFigures
 from executor.run import (
     LoadedModel,
@@ -23,7 +24,7 @@ from executor.run import (
     run_whole_in,
 )
 from executor.sources import Model, build_model
-from executor.split import cut, input_names
+from executor.split import cut
 from executor.workers import WorkerError, Workers
 from hardware.cluster import Cluster
 from scheduler.costs import cost_table
@@ -112,7 +113,7 @@ def test_any_cut_gives_the_unsplit_output_bit_for_bit(seed):
     generator = torch.Generator().manual_seed(seed)
     level = sorted(torch.randint(0, 4, (len(names),), generator=generator).tolist())
     groups = [[n for n, g in zip(names, level, strict=True) if g == i] for i in range(4)]
-    tensors = dict(zip(input_names(program), model.inputs, strict=True))
+    tensors = dict(zip(program.inputs, model.inputs, strict=True))
     for stage in cut(program, [group for group in groups if group]):
         results = stage.build("cpu")(*(tensors[n] for n in stage.inputs))
         tensors |= dict(zip(stage.outputs, results, strict=True))
@@ -170,7 +171,7 @@ def test_a_factory_that_fails_names_its_line(user_module):
     ("source", "message"),
     [
         ("zoo:resnet5", "unknown model 'zoo:resnet5'; did you mean 'resnet50'"),
-        ("resnet50", "is not zoo:NAME or python:MODULE:FACTORY"),
+        ("resnet50", "is not zoo:NAME, python:MODULE:FACTORY"),
         ("python:no_such_module:f", "module 'no_such_module' cannot be imported"),
         ("python:user_models:pickyy", "has no 'pickyy'; did you mean 'picky'"),
         ("python:user_models:wrong", r"must return \(torch.nn.Module, tuple of tensors\)"),
