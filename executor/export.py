@@ -4,20 +4,22 @@ Every way fixes all sizes at those of the example inputs and computes on fake or
 Sources: "torch.export programming model" and "Custom operators" of the torch 2.13 documentation.
 """
 
+import io
+import logging
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from executor.fake import on_fake_cpu, with_real_weights
 from executor.joining import captured_by_dynamo
 from executor.program import Program, from_exported, tensors_in
-from executor.sources import Model, moved_weights, user_line
+from executor.sources import Model, user_line
 from executor.tracing import captured_by_tracing
 
 Way = Callable[[Model], Program]
@@ -31,12 +33,13 @@ def export(model: Model, way: str = "") -> Program:
     Raises:
         ValueError: no way can follow the module; the user's line and the way out are named.
     """
-    model = on_fake_cpu(model)
     failures: dict[str, Exception] = {}
+    on_meta = any(weight.is_meta for weight in model.module.parameters())
+    if on_meta or any(tensor.is_meta for tensor in model.tensors):
+        model = on_fake_cpu(model)
     for name in [way] if way else WAYS:
         try:
-            with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with torch.no_grad(), _quiet():
                 program = WAYS[name](model)
             _check_sizes(program)
         except Exception as error:
@@ -51,23 +54,20 @@ def export(model: Model, way: str = "") -> Program:
     ) from first
 
 
-def on_fake_cpu(model: Model) -> Model:
-    """The model with its meta tensors as fake tensors of the CPU, in place; they hold no memory.
-
-    So operators choose the implementations, and get the names, that they have with real weights.
-    """
-    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-
-    def fake(tensor: torch.Tensor) -> torch.Tensor:
-        if not tensor.is_meta:
-            return tensor
-        with mode:
-            return torch.empty_strided(
-                tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu"
-            )
-
-    moved_weights(model.module, fake)
-    return model.with_tensors(fake)
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what an attempt prints and logs to itself, and leave torch as it was before."""
+    depth = torch._C._functorch.get_dynamic_layer_stack_depth()
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    silence = io.StringIO()
+    try:
+        with warnings.catch_warnings(), redirect_stdout(silence), redirect_stderr(silence):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        torch._C._functorch.pop_dynamic_layer_stack_and_undo_to_depth(depth)
 
 
 def _nonstrict(model: Model) -> Program:
@@ -102,8 +102,8 @@ def _works_in_place(node: fx.Node) -> bool:
 WAYS: dict[str, Way] = {
     "torch.export (strict=False)": _nonstrict,
     "torch.export (strict=True)": _strict,
-    "decompositions (make_fx)": captured_by_tracing,
-    "dynamo": captured_by_dynamo,
+    "decompositions (make_fx)": with_real_weights(captured_by_tracing),
+    "dynamo": with_real_weights(captured_by_dynamo),
 }
 """From the way that keeps most (module paths, whole operators) to the one that follows most."""
 
@@ -127,8 +127,7 @@ DATA_DEPENDENT = re.compile(
     re.IGNORECASE,
 )
 NO_SHAPE_RULE = re.compile(
-    r"(?:no fake impl registered for operator|not implement(?:ed)? .*? operator|"
-    r"Could not run|operator)\D*?'?([\w]+::[\w.]+)'?",
+    r"(?:no fake impl|meta|Could not run|operator)[^:]*?(\w+::\w+)", re.DOTALL
 )
 
 
@@ -138,7 +137,7 @@ def _explained(failures: dict[str, Exception]) -> str:
     everything = " ".join(str(error) for error in failures.values())
     custom = NO_SHAPE_RULE.search(everything)
     if custom and not custom[1].startswith("aten::"):
-        name = custom[1].split(".")[0]
+        name = custom[1]
         return (
             f"operator '{name}' has no shape rule (fake kernel); give it one with "
             f"@torch.library.register_fake('{name}') that returns an empty tensor of the "

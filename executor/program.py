@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
-from torch.utils._pytree import tree_leaves
 
 WEIGHTS = {InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR}
 
@@ -20,6 +19,8 @@ class Program:
         weights: name in the state (parameter, buffer or constant) by placeholder name.
         state: those tensors by name; tied weights are one tensor.
         parameters: names in the state that are parameters.
+        returned: names of the nodes that the module returns; states written back are not among
+            them.
         captured_by: the way that caught it.
         notes: what a reader should know of how it was caught: ways that failed, graph breaks.
     """
@@ -28,6 +29,7 @@ class Program:
     weights: Mapping[str, str]
     state: Mapping[str, Any]
     parameters: frozenset[str]
+    returned: tuple[str, ...]
     captured_by: str
     notes: tuple[str, ...] = ()
 
@@ -48,9 +50,8 @@ class Program:
     @property
     def outputs(self) -> list[str]:
         """Names of the tensors that operators return to the caller, in order, each once."""
-        leaves = tree_leaves(self.graph.output_node().args)
-        made = (n.name for n in leaves if isinstance(n, fx.Node) and n.op == "call_function")
-        return list(dict.fromkeys(made))
+        made = {node.name for node in self.graph.nodes if node.op == "call_function"}
+        return [name for name in dict.fromkeys(self.returned) if name in made]
 
 
 def holds_tensor(node: fx.Node) -> bool:
@@ -70,7 +71,7 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 
 def from_exported(program: ExportedProgram, captured_by: str) -> Program:
-    """The program that torch.export caught; states that it writes back are no outputs of ours."""
+    """The program that torch.export caught."""
     weights = {
         spec.arg.name: spec.target
         for spec in program.graph_signature.input_specs
@@ -81,5 +82,6 @@ def from_exported(program: ExportedProgram, captured_by: str) -> Program:
         weights,
         {**program.constants, **program.state_dict},
         frozenset(name for name, _ in program.named_parameters()),
+        tuple(name for name in program.graph_signature.user_outputs if isinstance(name, str)),
         captured_by,
     )

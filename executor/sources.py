@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from executor.zoo import ZOO
+from executor.zoo import TAKES_TOKENS, ZOO
 from hardware.documents import nearest
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -80,7 +80,9 @@ def _token_argument(source: str, factory: Callable[..., Any], tokens: int | None
         return {}
     if tokens < 1:
         raise ValueError(f"model.tokens must be at least 1, got {tokens}")
-    if "tokens" not in inspect.signature(factory).parameters:
+    scheme, _, name = source.partition(":")
+    named_tokens = scheme != "zoo" and "tokens" in inspect.signature(factory).parameters
+    if not named_tokens and name not in TAKES_TOKENS:
         raise ValueError(f"{source}: its factory takes no tokens; leave model.tokens out")
     return {"tokens": tokens}
 
@@ -144,9 +146,9 @@ def moved_weights(module: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.M
                 if id(value) not in new:
                     new[id(value)] = nn.Parameter(changed, value.requires_grad)
                 part._parameters[name] = new[id(value)]
-        for name, value in part._buffers.items():
-            if value is not None:
-                part._buffers[name] = new.setdefault(id(value), change(value))
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = new.setdefault(id(buffer), change(buffer))
     return module
 
 
@@ -165,10 +167,6 @@ def find_factory(source: str) -> tuple[str, Callable[..., Any]]:
         from executor.hugging_face import hugging_face
 
         return hugging_face(Path(rest))
-    if scheme == "onnx" and rest:
-        from executor.onnx_model import onnx_model
-
-        return onnx_model(Path(rest))
     if scheme == "graph" and rest:
         raise ValueError(
             f"'{source}' is a graph without a torch module: it can be planned and simulated, not "

@@ -127,6 +127,8 @@ def _dotted(target: Any) -> str:
 
 
 def _operator(dotted: str) -> Callable[..., Any]:
+    if dotted.startswith("transformers."):
+        import transformers.integrations.moe  # noqa: F401, registers its operators
     return reduce(getattr, dotted.split("."), torch.ops)  # type: ignore[return-value]
 
 

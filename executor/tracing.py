@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call, functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from executor.program import Program, tensors_in
 from executor.sources import Model
@@ -62,7 +62,9 @@ def trace(model: Model, run: Callable[..., Any], captured_by: str) -> Program:
             weights[node.name] = str(node.target)
             state[str(node.target)] = value
     parameters = frozenset(name for name, _ in model.module.named_parameters())
-    return Program(graph_module, weights, state, parameters, captured_by)
+    leaves_out = tree_leaves(graph_module.graph.output_node().args)
+    returned = tuple(node.name for node in leaves_out if isinstance(node, fx.Node))
+    return Program(graph_module, weights, state, parameters, returned, captured_by)
 
 
 class _Call(nn.Module):
