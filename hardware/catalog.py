@@ -1,129 +1,73 @@
-"""The catalog: device profiles, instances that can be rented, and their prices."""
+"""The catalog: device profiles, links, instances that can be rented, and their prices."""
 
+import re
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import permutations
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 from hardware.cluster import Cluster, Link
 from hardware.documents import STRICT, nearest, parse, read, read_raw
-from hardware.profile import DeviceProfile, Provenance
+from hardware.instances import Instance
+from hardware.links import LinkFigures, LinkKind, figures
+from hardware.names import find_named
+from hardware.prices import Price, PriceBook
+from hardware.profile import DeviceProfile
 
 DATA = Path(__file__).parent / "data"
-
-Named = TypeVar("Named")
-Market = Literal["on_demand", "spot", "reserved"]
+THROUGH_HOST = "host PCIe"
 
 
 @dataclass(frozen=True)
-class LinkFigures:
-    """Bandwidth and latency of the links of an instance, and where they come from."""
-
-    __pydantic_config__ = STRICT
-
-    bytes_per_s: float
-    latency_s: float
-    source: str
-
-
-@dataclass(frozen=True)
-class Instance:
-    """What can be rented as one machine.
-
-    Attributes:
-        accelerator: profile of its accelerators; None for a CPU instance.
-        host: profile of one core of its CPU.
-        host_link: between the host and each accelerator.
-        peer_link: between accelerators; without it they go through the host link, which they
-            then share.
-    """
+class Source:
+    """What a short word in the data files stands for."""
 
     __pydantic_config__ = STRICT
 
     name: str
-    host: str
-    num_cores: int
-    host_memory_bytes: int
-    accelerator: str | None = None
-    num_accelerators: int = 0
-    host_link: LinkFigures | None = None
-    peer_link: LinkFigures | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse an instance without cores, or accelerators without a link."""
-        for key in ("num_cores", "host_memory_bytes"):
-            if getattr(self, key) <= 0:
-                raise ValueError(f"instance '{self.name}': {key} must be positive")
-        if self.accelerator and (self.num_accelerators < 1 or self.host_link is None):
-            raise ValueError(
-                f"instance '{self.name}': accelerator '{self.accelerator}' needs "
-                "num_accelerators from 1 and a host_link"
-            )
-
-
-@dataclass(frozen=True)
-class Price:
-    """USD per hour of an instance in one market and region, on a date."""
-
-    __pydantic_config__ = STRICT
-
-    instance: str
-    market: Market
-    region: str
-    usd_per_hour: float
-    as_of: str
-    source: str
-
-    def __post_init__(self) -> None:
-        """Refuse prices that are not positive."""
-        if not self.usd_per_hour > 0:
-            raise ValueError(
-                f"price of '{self.instance}': usd_per_hour must be positive, "
-                f"got {self.usd_per_hour}"
-            )
+    title: str
+    date: str
 
     def __str__(self) -> str:
-        """Word it for a person."""
-        return f"{self.market} in {self.region} as of {self.as_of} ({self.source})"
-
-
-@dataclass(frozen=True)
-class PriceBook:
-    """Prices of instances."""
-
-    prices: tuple[Price, ...]
-
-    def find(
-        self,
-        instance: str,
-        market: Market = "on_demand",
-        region: str | None = None,
-        as_of: str | None = None,
-    ) -> Price:
-        """The price of an instance; the first region listed if none is named.
-
-        With `as_of` (an ISO date) only prices that were taken by then count.
-
-        Raises:
-            ValueError: there is none; what there is, is listed.
-        """
-        offers = [price for price in self.prices if price.instance == instance]
-        for price in offers:
-            is_known = as_of is None or price.as_of <= as_of
-            if price.market == market and region in (None, price.region) and is_known:
-                return price
-        known = ", ".join(f"{p.market} in {p.region} as of {p.as_of}" for p in offers)
-        known = known or "none at all"
-        asked = f"{market} in {region}" if region else market
-        asked += f" by {as_of}" if as_of else ""
-        raise ValueError(f"no price for '{instance}' {asked}; there is: {known}")
+        """Title and date."""
+        return f"{self.title}, {self.date}"
 
 
 @cache
-def load_profiles(path: Path = DATA / "devices.yaml") -> dict[str, DeviceProfile]:
+def load_sources(path: Path = DATA / "sources.yaml") -> dict[str, Source]:
+    """Sources by their short word."""
+    return _read_named(path, Source)
+
+
+@cache
+def load_profiles(folder: Path = DATA / "devices") -> dict[str, DeviceProfile]:
     """Device profiles by name."""
-    return _read_named(path, DeviceProfile)
+    files = sorted(folder.glob("*.yaml"))
+    return {name: profile for file in files for name, profile in read_profiles(file).items()}
+
+
+def read_profiles(path: Path) -> dict[str, DeviceProfile]:
+    """The profiles of a device file: one profile with its `name`, or several by name.
+
+    Raises:
+        ValueError: missing file, unknown key, or a figure that no device can have.
+    """
+    raw = read_raw(path)
+    if isinstance(raw, dict) and "kind" in raw:
+        profile = parse({"name": path.stem, **raw}, DeviceProfile, str(path))
+        return {profile.name: profile}
+    return _parse_named(raw, DeviceProfile, path)
+
+
+@cache
+def load_links(path: Path = DATA / "links.yaml") -> dict[str, LinkFigures]:
+    """Links by name, with the bandwidth that they count with."""
+    kinds = [
+        replace(kind, source=expand(kind.source), latency_source=expand(kind.latency_source))
+        for kind in _read_named(path, LinkKind).values()
+    ]
+    return {kind.name: figures(kind, kinds) for kind in kinds}
 
 
 @cache
@@ -135,17 +79,30 @@ def load_instances(path: Path = DATA / "instances.yaml") -> dict[str, Instance]:
 @cache
 def load_prices(path: Path = DATA / "prices.yaml") -> PriceBook:
     """All prices."""
-    return PriceBook(read(path, tuple[Price, ...]))
+    prices = read(path, tuple[Price, ...])
+    return PriceBook(tuple(replace(price, source=expand(price.source)) for price in prices))
+
+
+def expand(source: str) -> str:
+    """A source in full: its leading short word replaced by title and date, if it is one."""
+    word, rest = re.match(r"([\w-]*)(.*)", source, re.DOTALL).groups()  # type: ignore[union-attr]
+    known = load_sources().get(word)
+    return f"{known}{rest}" if known else source
 
 
 def _read_named(path: Path, kind: type[Any]) -> dict[str, Any]:
-    raw = read_raw(path)
+    return _parse_named(read_raw(path), kind, path)
+
+
+def _parse_named(raw: Any, kind: type[Any], path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ValueError(f"{path}: must map names to entries, got {type(raw).__name__}")
-    return {
-        name: parse({"name": name, **(entry or {})}, kind, f"{path}: {name}")
-        for name, entry in raw.items()
-    }
+    parsed = {}
+    for name, entry in raw.items():
+        if not isinstance(entry, dict):
+            raise ValueError(f"{path}: {name}: must map keys to values, got {entry!r}")
+        parsed[name] = parse({"name": name, **entry}, kind, f"{path}: {name}")
+    return parsed
 
 
 def find_instance(name: str) -> Instance:
@@ -154,22 +111,36 @@ def find_instance(name: str) -> Instance:
     Raises:
         ValueError: there is none of this name; the nearest is named.
     """
-    return _find(name, load_instances(), "instance")
+    known = load_instances()
+    if name not in known:
+        raise ValueError(f"unknown instance '{name}'{nearest(name, list(known))}")
+    return known[name]
 
 
-def find_profile(name: str) -> DeviceProfile:
-    """A device profile of the catalog.
+def find_link(name: str) -> LinkFigures:
+    """A link of the catalog.
 
     Raises:
         ValueError: there is none of this name; the nearest is named.
     """
-    return _find(name, load_profiles(), "device")
-
-
-def _find(name: str, known: dict[str, Named], word: str) -> Named:
+    known = load_links()
     if name not in known:
-        raise ValueError(f"unknown {word} '{name}'{nearest(name, list(known))}")
+        raise ValueError(f"unknown link '{name}'{nearest(name, list(known))}")
     return known[name]
+
+
+def find_profile(name: str) -> DeviceProfile:
+    """A device profile of the catalog by its name, an alias, or what torch reports.
+
+    Raises:
+        ValueError: there is none of this name, or several could be meant.
+    """
+    return find_named(name, load_profiles())
+
+
+def common_instances() -> list[str]:
+    """Names of the instances that what-ifs take when none is named."""
+    return [name for name, instance in load_instances().items() if instance.is_common]
 
 
 def instance_cluster(instance: Instance) -> Cluster:
@@ -180,16 +151,7 @@ def instance_cluster(instance: Instance) -> Cluster:
         devices = {f"{profile.kind}{i}": profile for i in range(instance.num_accelerators)}
     accelerators = list(devices)
     devices["cpu0"] = _cores(find_profile(instance.host), instance)
-    links: list[Link] = []
-    if instance.host_link:
-        for device in accelerators:
-            links.append(_link(device, "cpu0", instance.host_link))
-            links.append(_link("cpu0", device, instance.host_link))
-        for src, dst in permutations(accelerators, 2):
-            if instance.peer_link:
-                links.append(_link(src, dst, instance.peer_link))
-            else:
-                links.append(_link(src, dst, instance.host_link, medium="host PCIe"))
+    links = [*_host_links(instance, accelerators), *_peer_links(instance, accelerators)]
     return Cluster(instance.name, devices, tuple(links))
 
 
@@ -201,11 +163,35 @@ def _cores(core: DeviceProfile, instance: Instance) -> DeviceProfile:
         peak_flops_per_s={dtype: n * rate for dtype, rate in core.peak_flops_per_s.items()},
         memory_bytes=instance.host_memory_bytes,
         memory_bytes_per_s=n * core.memory_bytes_per_s,
+        power_w=n * core.power_w if core.power_w else None,
         num_compute_units=n,
         cache_bytes=n * core.cache_bytes if core.cache_bytes else None,
+        aliases=(),
     )
 
 
-def _link(src: str, dst: str, figures: LinkFigures, medium: str = "") -> Link:
-    provenance = Provenance("datasheet", figures.source)
-    return Link(src, dst, figures.bytes_per_s, figures.latency_s, provenance, medium)
+def _host_links(instance: Instance, accelerators: list[str]) -> list[Link]:
+    links = []
+    for number, device in enumerate(accelerators):
+        assert instance.host_link is not None
+        medium = ""
+        if instance.accelerators_per_host_link > 1:
+            medium = f"host link {number // instance.accelerators_per_host_link}"
+        for src, dst in ((device, "cpu0"), ("cpu0", device)):
+            links.append(joined(src, dst, find_link(instance.host_link), medium))
+    return links
+
+
+def _peer_links(instance: Instance, accelerators: list[str]) -> list[Link]:
+    group = instance.peer_group or len(accelerators)
+    links = []
+    for (i, src), (j, dst) in permutations(enumerate(accelerators), 2):
+        are_joined = instance.peer_link is not None and i // group == j // group
+        link = find_link(instance.peer_link if are_joined else instance.host_link)  # type: ignore[arg-type]
+        links.append(joined(src, dst, link, THROUGH_HOST if link.technology == "pcie" else ""))
+    return links
+
+
+def joined(src: str, dst: str, link: LinkFigures, medium: str = "") -> Link:
+    """A link of the catalog laid from one device to another."""
+    return Link(src, dst, link.bytes_per_s, link.latency_s, link.provenance, medium)

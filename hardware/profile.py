@@ -1,7 +1,8 @@
 """Device profiles: what one kind of device can do."""
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from hardware.documents import STRICT
@@ -11,6 +12,8 @@ from hardware.provenance import ERROR_BAND, Level, Provenance
 __all__ = ["ERROR_BAND", "DeviceKind", "DeviceProfile", "Level", "Provenance"]
 
 DeviceKind = Literal["gpu", "tpu", "cpu", "fpga", "npu"]
+
+OPTIONAL_FIGURES = ("power_w", "num_compute_units", "cache_bytes", "clock_hz")
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,9 @@ class DeviceProfile:
         clock_hz: boost clock, at which the peaks are reached.
         op_times: efficiency models by operator class ('conv'), or by class and dtype
             ('matmul/bfloat16') where they differ; a class without one is costed by the roofline.
+        aliases: other names that find it, e.g. what torch reports.
+        sources: where single figures come from, by name: `memory_bytes`,
+            `peak_flops_per_s.int8`.
     """
 
     __pydantic_config__ = STRICT
@@ -48,21 +54,15 @@ class DeviceProfile:
     cache_bytes: int | None = None
     clock_hz: float | None = None
     op_times: dict[str, EfficiencyModel] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse figures that no device can have."""
-        only_literal_times = self.provenance.level == "literal" and not self.peak_flops_per_s
-        if not (self.peak_flops_per_s or only_literal_times):
+        if not (self.peak_flops_per_s or self.provenance.level == "literal"):
             raise ValueError(f"device '{self.name}': peak_flops_per_s lists no dtype")
-        figures = {f"peak_flops_per_s.{k}": v for k, v in self.peak_flops_per_s.items()}
-        figures["memory_bytes"] = self.memory_bytes
-        if not only_literal_times:
-            figures["memory_bytes_per_s"] = self.memory_bytes_per_s
-        figures |= {f"efficiency.{k}": v for k, v in self.efficiency.items()}
-        for key in ("power_w", "num_compute_units", "cache_bytes", "clock_hz"):
-            if getattr(self, key) is not None:
-                figures[key] = getattr(self, key)
-        for key, value in figures.items():
+        positive = self.figures | {f"efficiency.{k}": v for k, v in self.efficiency.items()}
+        for key, value in positive.items():
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"device '{self.name}': {key} must be positive, got {value}")
         if not (math.isfinite(self.launch_overhead_s) and self.launch_overhead_s >= 0):
@@ -70,6 +70,23 @@ class DeviceProfile:
                 f"device '{self.name}': launch_overhead_s must not be negative, "
                 f"got {self.launch_overhead_s}"
             )
+        for key in set(self.sources) - {f.name for f in fields(self)} - set(positive):
+            raise ValueError(f"device '{self.name}': sources names '{key}', which it does not have")
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Its figures by name, peaks as `peak_flops_per_s.DTYPE`; what is not known is left out."""
+        known = {f"peak_flops_per_s.{k}": v for k, v in self.peak_flops_per_s.items()}
+        known["memory_bytes"] = self.memory_bytes
+        if self.peak_flops_per_s:
+            known["memory_bytes_per_s"] = self.memory_bytes_per_s
+        optional = {key: getattr(self, key) for key in OPTIONAL_FIGURES}
+        return known | {key: value for key, value in optional.items() if value is not None}
+
+    def source(self, figure: str) -> str:
+        """Where a figure comes from; the profile's own provenance unless `sources` says more."""
+        whole = figure.split(".")[0]
+        return self.sources.get(figure) or self.sources.get(whole) or str(self.provenance)
 
     def op_time(self, kind: str, dtype: str) -> EfficiencyModel | None:
         """The efficiency model of an operator class and dtype, if there is one."""

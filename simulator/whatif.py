@@ -4,9 +4,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from hardware.catalog import Instance, Market, PriceBook, instance_cluster
+from hardware.catalog import instance_cluster
 from hardware.cluster import Cluster
 from hardware.errors import InfeasibleError
+from hardware.instances import Instance
+from hardware.prices import Market, PriceBook
 from scheduler.costs import CostTable, cost_table, rescale
 from scheduler.graph import Graph, with_samples
 from scheduler.plan import Plan

@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from hardware.catalog import load_instances, load_prices, load_profiles
-from hardware.cluster import Cluster
-from hardware.documents import read, to_plain, write_json
+from hardware.cluster_file import read_cluster
+from hardware.documents import to_plain, write_json
 from hardware.units import format_seconds, format_usd
 from scheduler.costs import cost_table
 from scheduler.instances import is_instance, read_instance
@@ -105,7 +105,7 @@ def _problem_from_files(arguments: argparse.Namespace) -> Prepared:
             instance.graph, instance.cluster, instance.costs, objective, memory_headroom=0
         )
     elif arguments.cluster:
-        graph, cluster = files.read_graph(arguments.graph), read(arguments.cluster, Cluster)
+        graph, cluster = files.read_graph(arguments.graph), read_cluster(arguments.cluster)
         problem = Problem(graph, cluster, cost_table(graph, cluster), objective)
     else:
         raise ValueError("plan --graph needs --cluster FILE: the devices and links to plan for")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hardware.catalog import find_instance, load_instances, load_prices
+from hardware.catalog import common_instances, find_instance, load_prices
 from hardware.cluster import Cluster
 from hardware.units import format_seconds
 from scheduler.costs import CostTable, cost_table
@@ -218,7 +218,7 @@ def elsewhere(
     names: list[str] | None = None,
 ) -> list[Outcome]:
     """The same model planned, simulated and priced on instances of the catalog."""
-    instances = [find_instance(name) for name in names or load_instances()]
+    instances = [find_instance(name) for name in names or common_instances()]
     with steps("What if: other instances") as tell:
         return compare_instances(
             graph,

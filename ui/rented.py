@@ -4,11 +4,13 @@ from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
-from hardware.catalog import find_instance, instance_cluster, load_prices
+from hardware.catalog import find_instance, find_link, instance_cluster, load_prices
 from hardware.cluster import Cluster, Link
-from hardware.documents import nearest, read
+from hardware.cluster_file import read_cluster
+from hardware.documents import nearest
+from hardware.instances import Instance
 from hardware.profile import Provenance
-from ui.scenario import Rented, Scenario
+from ui.scenario import Network, Rented, Scenario
 
 
 def rented_cluster(scenario: Scenario) -> Cluster:
@@ -24,27 +26,45 @@ def rented_cluster(scenario: Scenario) -> Cluster:
                 f"hardware: '{scenario.hardware}' is neither 'local' nor a file"
                 + nearest(scenario.hardware, ["local"])
             )
-        return read(path, Cluster)
+        return read_cluster(path)
     return _joined(scenario.hardware)
 
 
 def _joined(rented: Rented) -> Cluster:
-    clusters = [instance_cluster(find_instance(name)) for name in rented.instances]
-    if len(clusters) == 1 or rented.network is None:
+    instances = [find_instance(name) for name in rented.instances]
+    clusters = [instance_cluster(instance) for instance in instances]
+    if len(clusters) == 1:
         return clusters[0]
+    bytes_per_s, latency_s, source = _network(rented, instances)
     devices = {f"{i}.{d}": p for i, c in enumerate(clusters) for d, p in c.devices.items()}
     links = [
-        replace(link, src=f"{i}.{link.src}", dst=f"{i}.{link.dst}", medium=f"{i}.{link.medium}")
+        replace(
+            link, src=f"{i}.{link.src}", dst=f"{i}.{link.dst}", medium=f"{i}.{link.shared_medium}"
+        )
         for i, cluster in enumerate(clusters)
         for link in cluster.links
     ]
-    source = Provenance("literal", "network of the scenario")
     for src, dst in permutations(devices, 2):
         if src.split(".")[0] != dst.split(".")[0]:
-            network = rented.network
             medium = f"network {src.split('.')[0]} to {dst.split('.')[0]}"
-            links.append(Link(src, dst, network.bytes_per_s, network.latency_s, source, medium))
+            links.append(Link(src, dst, bytes_per_s, latency_s, source, medium))
     return Cluster(" + ".join(rented.instances), devices, tuple(links))
+
+
+def _network(rented: Rented, instances: list[Instance]) -> tuple[float, float, Provenance]:
+    """Bytes per second, latency and provenance of what joins the instances."""
+    if isinstance(rented.network, Network):
+        source = Provenance("literal", "network of the scenario")
+        return rented.network.bytes_per_s, rented.network.latency_s, source
+    names = {i.name: rented.network or i.network for i in instances}
+    for instance, name in names.items():
+        if name is None:
+            raise ValueError(
+                f"the catalog knows no network of '{instance}'; name one, "
+                "e.g. network: ethernet-10g or {bytes_per_s: 1.25e9, latency_s: 5.0e-5}"
+            )
+    slowest = min((find_link(str(n)) for n in names.values()), key=lambda link: link.bytes_per_s)
+    return slowest.bytes_per_s, slowest.latency_s, slowest.provenance
 
 
 def rent(scenario: Scenario) -> tuple[float | None, str]:

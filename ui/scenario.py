@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from hardware.catalog import Market
 from hardware.documents import STRICT, parse, read_raw, to_plain
+from hardware.prices import Market
 from scheduler.problem import Objective
 from simulator.serve import Serving, Traffic
 
@@ -37,20 +37,20 @@ class Network:
 
 @dataclass(frozen=True)
 class Rented:
-    """Instances of the catalog, used together over a network."""
+    """Instances of the catalog, used together over a network.
+
+    Attributes:
+        network: name of a link of the catalog, or figures; None: the slowest of the instances' own.
+    """
 
     __pydantic_config__ = STRICT
     instances: tuple[str, ...]
-    network: Network | None = None
+    network: Network | str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse an empty list, and several instances that nothing joins."""
+        """Refuse an empty list."""
         if not self.instances:
             raise ValueError("instances must name at least one instance")
-        if len(self.instances) > 1 and self.network is None:
-            raise ValueError(
-                "several instances need a network, e.g. {bytes_per_s: 1.25e9, latency_s: 5.0e-5}"
-            )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Capacity planning of a scenario: candidates from the catalog and this machine, then fleets."""
 
-from hardware.catalog import find_instance, instance_cluster, load_instances, load_prices
+from hardware.catalog import common_instances, find_instance, instance_cluster, load_prices
 from hardware.errors import InfeasibleError
 from scheduler.graph import Graph
 from simulator.capacity import Candidate, Fleet, size_fleets
@@ -22,7 +22,7 @@ def check_promise(scenario: Scenario) -> None:
 
 
 def size(scenario: Scenario, steps: Steps, names: list[str] | None = None) -> list[Fleet]:
-    """The smallest fleet of every catalog instance, and of this machine, for the traffic.
+    """The smallest fleet of every common instance, and of this machine, for the traffic.
 
     Raises:
         ValueError: the scenario has no traffic or no promise.
@@ -39,7 +39,7 @@ def size(scenario: Scenario, steps: Steps, names: list[str] | None = None) -> li
     else:
         with steps("Capturing the model"):
             graph, _ = capture_graph(scenario)
-    return candidates_to_fleets(scenario, graph, candidates, names or list(load_instances()), steps)
+    return candidates_to_fleets(scenario, graph, candidates, names or common_instances(), steps)
 
 
 def candidates_to_fleets(

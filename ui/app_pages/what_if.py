@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from hardware.catalog import load_instances
+from hardware.catalog import common_instances, load_instances
 from hardware.units import format_seconds
 from ui import charts, forms, pipeline, sizing
 
@@ -15,7 +15,7 @@ with st.form("what_if"):
     rate = columns[0].number_input("Requests per second", 0.1, 1e6, 40.0, key="rate")
     promise_ms = columns[1].number_input("Promise: p95 (ms)", 1.0, 1e6, 200.0, key="promise")
     instances = st.multiselect(
-        "Instances", list(load_instances()), list(load_instances()), key="instances"
+        "Instances", list(load_instances()), common_instances(), key="instances"
     )
     asked = st.form_submit_button("Compare", type="primary")
 
