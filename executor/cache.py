@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from executor.devices import machine_key
 from hardware.documents import STRICT, read, to_plain, write_json
 from scheduler.graph import Graph
 
@@ -44,7 +43,18 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def newest(name: str, kind: type[T]) -> T | None:
+    """What was stored last under `name`, whatever the machine; needs no torch to find it."""
+    files = sorted(cache_folder().glob(f"*-{name}.json"), key=lambda path: path.stat().st_mtime)
+    try:
+        return read(files[-1], kind) if files else None
+    except ValueError:
+        return None
+
+
 def _path(name: str) -> Path:
+    from executor.devices import machine_key
+
     return cache_folder() / f"{machine_key()}-{name}.json"
 
 

@@ -50,8 +50,8 @@ def test_every_example_is_a_scenario(path):
             "unknown instance 'aws/g6.xlarg'; did you mean",
         ),
         (
-            SMALL + "hardware: {instances: [aws/g6.xlarge, aws/g5.xlarge]}\n",
-            "several instances need a network",
+            SMALL + "hardware: {instances: [aws/g6.xlarge, gcp/g2-standard-4]}\n",
+            "the catalog knows no network of 'gcp/g2-standard-4'",
         ),
         (SMALL + "hardware: lokal\n", "neither 'local' nor a file; did you mean 'local'"),
         (SMALL + "traffic: {rate: .nan}\n", "traffic.rate"),
@@ -217,7 +217,9 @@ def test_instances_joined_by_a_network_are_one_cluster():
 def test_prices_lists_every_instance(capsys):
     assert cli.main(["prices", "--json"]) == exits.DONE
     document = json.loads(capsys.readouterr().out)
-    assert {row["instance"] for row in document["prices"]} == set(document["instances"])
+    priced = {row["instance"] for row in document["prices"]}
+    assert priced | set(document["unpriced"]) == set(document["instances"])
+    assert not priced & set(document["unpriced"])
 
 
 @pytest.fixture(scope="module")

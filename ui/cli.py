@@ -90,8 +90,11 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     size = command("size", "find the smallest fleet of each instance that keeps a promise")
     scenario(size)
-    devices = command("devices", "show this machine's devices as measured, and the catalog's")
-    devices.add_argument("--recalibrate", action="store_true", help=recalibrate)
+    devices = command(
+        "devices",
+        "list the catalog and this machine's profile, or show one device",
+    )
+    devices.add_argument("name", nargs="?", metavar="NAME", help="one device")
     command("prices", "show the catalog's instances and prices")
     ui = command("ui", "open the app in a browser")
     ui.add_argument("--port", type=int, default=8501)

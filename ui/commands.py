@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import json
 import subprocess
 import sys
 import time
@@ -12,7 +11,6 @@ from typing import Any
 
 import yaml
 
-from hardware.catalog import load_instances, load_prices, load_profiles
 from hardware.cluster_file import read_cluster
 from hardware.documents import to_plain, write_json
 from hardware.units import format_seconds, format_usd
@@ -21,7 +19,10 @@ from scheduler.instances import is_instance, read_instance
 from scheduler.plan import Plan
 from scheduler.problem import Objective, Problem
 from ui import files, pipeline, sizing, terminal
+from ui.emit import emit
 from ui.exits import DONE, RUN_FAILED
+from ui.inventory import devices as devices
+from ui.inventory import prices as prices
 from ui.pipeline import Prepared
 from ui.rented import rent
 from ui.scenario import Scenario, read_scenario, vary
@@ -264,42 +265,6 @@ def size(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def devices(arguments: argparse.Namespace) -> int:
-    """This machine's devices, measured; and the catalog."""
-    with pipeline.start_workers() as workers:
-        cluster = pipeline.local_cluster(workers, terminal.steps, arguments.recalibrate)
-    document = {
-        "schema": "apportion.devices/1",
-        "local": to_plain(cluster),
-        "age_s": pipeline.profile_age_s(cluster),
-        "catalog": {name: to_plain(profile) for name, profile in load_profiles().items()},
-    }
-    if not emit(arguments, document):
-        age = format_seconds(document["age_s"])
-        terminal.show_devices(cluster.devices, f"This machine, measured {age} ago")
-        terminal.show_links(cluster)
-        terminal.show_devices(load_profiles(), "Catalog (figures of data sheets)")
-    return DONE
-
-
-def prices(arguments: argparse.Namespace) -> int:
-    """Instances and what they cost."""
-    rows = load_prices().prices
-    document = {
-        "schema": "apportion.prices/1",
-        "prices": [to_plain(price) for price in rows],
-        "instances": {name: to_plain(i) for name, i in load_instances().items()},
-    }
-    if not emit(arguments, document):
-        cells = [
-            [p.instance, p.market, p.region, format_usd(p.usd_per_hour), p.as_of, p.source]
-            for p in rows
-        ]
-        columns = ["instance", "market", "region", "USD/h", "as of", "source"]
-        terminal.table("Prices", columns, cells)
-    return DONE
-
-
 def ui(arguments: argparse.Namespace) -> int:
     """Serve the app."""
     app = Path(__file__).parent / "app.py"
@@ -309,10 +274,3 @@ def ui(arguments: argparse.Namespace) -> int:
         "--browser.gatherUsageStats", "false", "--server.address", "localhost",
     ]  # fmt: skip
     return subprocess.run(command, check=False).returncode
-
-
-def emit(arguments: argparse.Namespace, document: Any) -> bool:
-    """Print the document where --json asks for it; returns whether it did."""
-    if arguments.json:
-        print(json.dumps(document))
-    return bool(arguments.json)

@@ -1,0 +1,107 @@
+"""What there is to plan for: devices of the catalog and of this machine, instances and prices."""
+
+import argparse
+from typing import Any
+
+from hardware.catalog import expand, find_profile, load_instances, load_prices, load_profiles
+from hardware.cluster import Cluster
+from hardware.documents import to_plain
+from hardware.profile import DeviceProfile
+from hardware.units import format_bytes, format_count, format_seconds, format_usd
+from ui import terminal
+from ui.emit import emit
+from ui.exits import DONE
+
+
+def devices(arguments: argparse.Namespace) -> int:
+    """The catalog and this machine's profile; or one device."""
+    if arguments.name:
+        return _show_one(arguments, find_profile(arguments.name))
+    from executor import cache
+
+    local = cache.newest("profile", Cluster)
+    age_s = cache.age_s(next(iter(local.devices.values())).provenance.date) if local else None
+    document = {
+        "schema": "apportion.devices/1",
+        "local": to_plain(local) if local else None,
+        "age_s": age_s,
+        "catalog": {name: to_plain(profile) for name, profile in load_profiles().items()},
+    }
+    if not emit(arguments, document):
+        terminal.show_devices(load_profiles(), "Catalog (figures of data sheets)")
+        if local is None or age_s is None:
+            terminal.out.print("This machine is not measured yet: `apportion calibrate` does it.")
+            return DONE
+        title = f"This machine, measured {format_seconds(age_s)} ago"
+        terminal.show_devices(local.devices, title)
+        terminal.show_links(local)
+    return DONE
+
+
+def figure_rows(profile: DeviceProfile) -> list[dict[str, Any]]:
+    """Every figure of a profile with its unit and where it comes from."""
+    rows = [
+        {"figure": key, "value": value, "text": figure_text(key, value)}
+        for key, value in profile.figures.items()
+    ]
+    overhead = {"figure": "launch_overhead_s", "value": profile.launch_overhead_s}
+    rows.append({**overhead, "text": format_seconds(profile.launch_overhead_s)})
+    for kind, share in profile.efficiency.items():
+        rows.append({"figure": f"efficiency.{kind}", "value": share, "text": f"{share:.0%}"})
+    return [{**row, "source": expand(profile.source(str(row["figure"])))} for row in rows]
+
+
+def figure_text(key: str, value: float) -> str:
+    """A figure with its unit, for a person."""
+    if key.startswith("peak_flops_per_s"):
+        return format_count(value, "FLOP/s")
+    units = {
+        "memory_bytes": format_bytes(value),
+        "cache_bytes": format_bytes(value),
+        "memory_bytes_per_s": format_count(value, "B/s"),
+        "clock_hz": format_count(value, "Hz"),
+        "power_w": f"{value:g} W",
+    }
+    return units.get(key, f"{value:g}")
+
+
+def _show_one(arguments: argparse.Namespace, profile: DeviceProfile) -> int:
+    rows = figure_rows(profile)
+    rented_as = [
+        name for name, i in load_instances().items() if profile.name in (i.accelerator, i.host)
+    ]
+    document = {
+        "schema": "apportion.device/1",
+        "profile": to_plain(profile),
+        "figures": rows,
+        "instances": rented_as,
+    }
+    if not emit(arguments, document):
+        title = f"{profile.name} ({profile.kind}), {profile.provenance.level}"
+        cells = [[row["figure"], row["text"], row["source"]] for row in rows]
+        terminal.table(title, ["figure", "value", "source"], cells)
+        terminal.out.print(f"Also found as: {', '.join(profile.aliases) or 'no other name'}")
+        terminal.out.print(f"Rented as: {', '.join(rented_as) or 'nothing in the catalog'}")
+    return DONE
+
+
+def prices(arguments: argparse.Namespace) -> int:
+    """Instances and what they cost."""
+    rows = load_prices().prices
+    priced = {price.instance for price in rows}
+    unpriced = [name for name in load_instances() if name not in priced]
+    document = {
+        "schema": "apportion.prices/1",
+        "prices": [to_plain(price) for price in rows],
+        "instances": {name: to_plain(i) for name, i in load_instances().items()},
+        "unpriced": unpriced,
+    }
+    if not emit(arguments, document):
+        cells = [
+            [p.instance, p.market, p.region, format_usd(p.usd_per_hour), p.as_of, p.source]
+            for p in rows
+        ]
+        columns = ["instance", "market", "region", "USD/h", "as of", "source"]
+        terminal.table("Prices", columns, cells)
+        terminal.out.print(f"In the catalog without a price: {', '.join(unpriced)}")
+    return DONE
