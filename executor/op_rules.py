@@ -51,7 +51,8 @@ def _conv(call: OpCall, dims: Dims) -> float:
     transposed = call.args.get("transposed", "transpose" in call.name)
     pixels = dims["in_pixels"] if transposed else dims["out_pixels"]
     weights = dims["in_channels"] * dims["out_channels"] // dims["groups"] * dims["kernel"]
-    return 2.0 * dims["batch"] * pixels * weights * sum(call.args.get("output_mask", [1])[:2])
+    passes: int = sum(call.args.get("output_mask", [1])[:2])
+    return 2.0 * dims["batch"] * pixels * weights * passes
 
 
 def _attention(count: float) -> Flops:

@@ -28,13 +28,21 @@ def _later(file: str, function: str) -> Factory:
 ZOO: Mapping[str, Factory] = {
     "cifar10-cnn": _later("cifar10_cnn", "cifar10_cnn"),
     "resnet50": _later("resnet50", "resnet50"),
+    "mobilenet-v3": _later("mobilenet_v3", "mobilenet_v3"),
+    "unet": _later("unet", "unet"),
+    "vit-b-16": _later("vit", "vit_b_16"),
+    "bert-base": _later("bert", "bert_base"),
     "gpt2": _later("gpt2", "gpt2"),
     "llama-3-8b": _later("llama", "llama_3_8b"),
     "llama-3-70b": _later("llama", "llama_3_70b"),
     "mixtral-8x7b": _later("mixtral", "mixtral_8x7b"),
+    "whisper-small": _later("whisper", "whisper_small"),
+    "dlrm": _later("dlrm", "dlrm"),
 }
 
-TAKES_TOKENS = frozenset(["gpt2", "llama-3-8b", "llama-3-70b", "mixtral-8x7b"])
+TAKES_TOKENS = frozenset(
+    ["bert-base", "gpt2", "llama-3-8b", "llama-3-70b", "mixtral-8x7b", "whisper-small"]
+)
 
 DECODERS: Mapping[str, Factory] = {
     "gpt2": _later("gpt2", "gpt2_decoder"),
