@@ -30,13 +30,11 @@ class Decoder(Protocol):
 def attend(query: Tensor, key: Tensor, value: Tensor, past: Cache) -> Tensor:
     """Causal attention to the past, if there is one, and to the tokens themselves."""
     if past:
-        result: Tensor = cached_attention(query, key, value, *past)
-        return result
-    grouped = query.shape[1] != key.shape[1]
-    result = F.scaled_dot_product_attention(
-        query, key, value, is_causal=True, enable_gqa=grouped
-    )
-    return result
+        made: Tensor = cached_attention(query, key, value, *past)
+    else:
+        grouped = query.shape[1] != key.shape[1]
+        made = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+    return made
 
 
 class Step(nn.Module):
