@@ -59,6 +59,7 @@ class Op:
         module: path of the module that the operator belongs to.
         dims: sizes that its time depends on, by kind; see `executor/op_rules.py`.
         backward: whether it computes gradients, in training.
+        members: of an operator made of several, their names.
         costed: False where no rule gave its FLOPs, so that only its bytes count.
     """
 
@@ -77,6 +78,7 @@ class Op:
     module: str = ""
     dims: Mapping[str, int] = field(default_factory=dict)
     backward: bool = False
+    members: tuple[str, ...] = ()
     costed: bool = True
 
     @property
