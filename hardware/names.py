@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Mapping
+from functools import cache
 
 from hardware.profile import DeviceProfile
 
@@ -10,6 +11,7 @@ MAKERS = {"nvidia", "tesla", "geforce", "amd", "instinct", "radeon", "google", "
 """Words that lead a name and tell no device from another."""
 
 
+@cache
 def words(name: str) -> tuple[str, ...]:
     """The telling words of a name in lower case: 'NVIDIA_A100-PCIE-40GB' → a100, pcie, 40gb."""
     plain = re.sub(r"\(.*?\)", " ", name.lower())

@@ -70,8 +70,10 @@ class DeviceProfile:
                 f"device '{self.name}': launch_overhead_s must not be negative, "
                 f"got {self.launch_overhead_s}"
             )
-        for key in set(self.sources) - {f.name for f in fields(self)} - set(positive):
-            raise ValueError(f"device '{self.name}': sources names '{key}', which it does not have")
+        known = {field.name for field in fields(self)}
+        for key in self.sources:
+            if key.split(".")[0] not in known:
+                raise ValueError(f"device '{self.name}': sources names '{key}', which is no figure")
 
     @property
     def figures(self) -> dict[str, float]:

@@ -34,3 +34,15 @@ def format_seconds(value: float) -> str:
 def format_usd(value: float) -> str:
     """US dollars with three significant digits below ten."""
     return f"${value:.2f}" if value >= 10 else f"${value:.3g}"
+
+
+def format_figure(figure: str, value: float) -> str:
+    """A figure of a device with its unit, told by its name."""
+    if figure.startswith("peak_flops_per_s"):
+        return format_count(value, "FLOP/s")
+    if figure in ("memory_bytes", "cache_bytes"):
+        return format_bytes(value)
+    units = {"memory_bytes_per_s": "B/s", "clock_hz": "Hz"}
+    if figure in units:
+        return format_count(value, units[figure])
+    return f"{value:g} W" if figure == "power_w" else f"{value:g}"

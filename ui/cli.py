@@ -92,9 +92,24 @@ def build_parser() -> argparse.ArgumentParser:
     scenario(size)
     devices = command(
         "devices",
-        "list the catalog and this machine's profile, or show one device",
+        "list the catalog and this machine's profile; show one device; or check figures against "
+        "the catalog (exit code 2 where anything is found)",
     )
-    devices.add_argument("name", nargs="?", metavar="NAME", help="one device")
+    devices.add_argument("name", nargs="?", metavar="NAME|check", help="one device, or 'check'")
+    devices.add_argument(
+        "file",
+        nargs="?",
+        type=Path,
+        metavar="FILE",
+        help="with check: a device file, a list of prices, or a table; without it, the catalog",
+    )
+    devices.add_argument(
+        "--against",
+        type=Path,
+        metavar="CSV",
+        help="with check: a table of devices (name, bf16_dense, mem_gb, ...), of prices (instance, "
+        "on_demand_usd_h) or of conflicts (where, field, says, should_be)",
+    )
     command("prices", "show the catalog's instances and prices")
     ui = command("ui", "open the app in a browser")
     ui.add_argument("--port", type=int, default=8501)

@@ -7,14 +7,19 @@ from hardware.catalog import expand, find_profile, load_instances, load_prices, 
 from hardware.cluster import Cluster
 from hardware.documents import to_plain
 from hardware.profile import DeviceProfile
-from hardware.units import format_bytes, format_count, format_seconds, format_usd
+from hardware.units import format_figure, format_seconds, format_usd
 from ui import terminal
+from ui.checking import check
 from ui.emit import emit
 from ui.exits import DONE
 
 
 def devices(arguments: argparse.Namespace) -> int:
-    """The catalog and this machine's profile; or one device."""
+    """The catalog and this machine's profile; one device; or a check of figures."""
+    if arguments.name == "check":
+        return check(arguments)
+    if arguments.file or arguments.against:
+        raise ValueError("FILE and --against belong to `apportion devices check`")
     if arguments.name:
         return _show_one(arguments, find_profile(arguments.name))
     from executor import cache
@@ -41,7 +46,7 @@ def devices(arguments: argparse.Namespace) -> int:
 def figure_rows(profile: DeviceProfile) -> list[dict[str, Any]]:
     """Every figure of a profile with its unit and where it comes from."""
     rows = [
-        {"figure": key, "value": value, "text": figure_text(key, value)}
+        {"figure": key, "value": value, "text": format_figure(key, value)}
         for key, value in profile.figures.items()
     ]
     overhead = {"figure": "launch_overhead_s", "value": profile.launch_overhead_s}
@@ -49,20 +54,6 @@ def figure_rows(profile: DeviceProfile) -> list[dict[str, Any]]:
     for kind, share in profile.efficiency.items():
         rows.append({"figure": f"efficiency.{kind}", "value": share, "text": f"{share:.0%}"})
     return [{**row, "source": expand(profile.source(str(row["figure"])))} for row in rows]
-
-
-def figure_text(key: str, value: float) -> str:
-    """A figure with its unit, for a person."""
-    if key.startswith("peak_flops_per_s"):
-        return format_count(value, "FLOP/s")
-    units = {
-        "memory_bytes": format_bytes(value),
-        "cache_bytes": format_bytes(value),
-        "memory_bytes_per_s": format_count(value, "B/s"),
-        "clock_hz": format_count(value, "Hz"),
-        "power_w": f"{value:g} W",
-    }
-    return units.get(key, f"{value:g}")
 
 
 def _show_one(arguments: argparse.Namespace, profile: DeviceProfile) -> int:
