@@ -246,10 +246,12 @@ def elementwise_op(name: str, size: int, elements: Sequence[float]) -> Op:
     return memory_op(name, "elementwise", dims, size, elements)
 
 
-def by_graph(steps: Iterable[Step]) -> dict[tuple[str, int, int], Step]:
-    """A step with nodes for each (model, sequence, batch); training traces come first."""
-    found: dict[tuple[str, int, int], Step] = {}
-    for step in sorted(steps, key=lambda step: (step.mode != "train", step.device)):
-        if step.nodes:
-            found.setdefault((step.model, step.sequence, step.batch), step)
-    return found
+def find_graph(steps: Iterable[Step], step: Step, batch: int) -> Step | None:
+    """The nodes of another step of the same model and sizes; of the same mode where there is one.
+
+    Shapes do not depend on the device that a trace was taken on.
+    """
+    wanted = (step.model, step.sequence, batch)
+    same = [s for s in steps if s.nodes and (s.model, s.sequence, s.batch) == wanted]
+    same.sort(key=lambda s: (s.mode != step.mode, s.device))
+    return replace(step, batch=batch, nodes=same[0].nodes, num_layers=same[0].num_layers) if same else None

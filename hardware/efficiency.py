@@ -57,3 +57,34 @@ class EfficiencyModel:
         for key, value in positive.items():
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{key} must be positive, got {value}")
+
+
+@dataclass(frozen=True)
+class LinearModel:
+    """The logarithm of seconds over roofline seconds as a weighted sum of named features.
+
+    seconds = plain roofline seconds * exp(intercept + weights . features): what devices of a kind
+    have in common, for those that were never measured. Plain: without assumed efficiencies.
+
+    Attributes:
+        features: names of the features; what they mean stands in `scheduler/features.py`.
+        spread: deviation of the logarithm, such that +- 1.645 of it hold 90 % of the operators of
+            devices that were left out of the fit.
+    """
+
+    __pydantic_config__ = STRICT
+
+    features: tuple[str, ...]
+    intercept: float
+    weights: tuple[float, ...]
+    spread: float
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        """Refuse figures that are not numbers, and lists whose lengths do not agree."""
+        if len(self.weights) != len(self.features):
+            raise ValueError(f"weights must be {len(self.features)}, got {len(self.weights)}")
+        if not all(map(math.isfinite, (self.intercept, *self.weights))):
+            raise ValueError("intercept and weights must be finite numbers")
+        if not (math.isfinite(self.spread) and self.spread > 0):
+            raise ValueError(f"spread must be positive, got {self.spread}")

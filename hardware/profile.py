@@ -6,14 +6,17 @@ from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from hardware.documents import STRICT
-from hardware.efficiency import EfficiencyModel
+from hardware.efficiency import EfficiencyModel, LinearModel
 from hardware.provenance import ERROR_BAND, Level, Provenance
 
 __all__ = ["ERROR_BAND", "DeviceKind", "DeviceProfile", "Level", "Provenance"]
 
 DeviceKind = Literal["gpu", "tpu", "cpu", "fpga", "npu"]
 
-OPTIONAL_FIGURES = ("power_w", "num_compute_units", "cache_bytes", "clock_hz")
+OPTIONAL_FIGURES = (
+    *("power_w", "num_compute_units", "cache_bytes", "clock_hz"),
+    *("process_nm", "issue_share"),
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,9 @@ class DeviceProfile:
         num_compute_units: what works side by side: streaming multiprocessors, compute units, cores.
         cache_bytes: last-level cache on the chip (L2 of a GPU, L3 of a CPU).
         clock_hz: boost clock, at which the peaks are reached.
+        process_nm: name of the chip's process node, in nm.
+        issue_share: share of the instruction issue slots that float32 arithmetic takes at peak, 0
+            to 1; what is left is for loads and addresses.
         op_times: efficiency models by operator class ('conv'), or by class and dtype
             ('matmul/bfloat16') where they differ; a class without one is costed by the roofline.
         aliases: other names that find it, e.g. what torch reports.
@@ -53,7 +59,9 @@ class DeviceProfile:
     num_compute_units: int | None = None
     cache_bytes: int | None = None
     clock_hz: float | None = None
-    op_times: dict[str, EfficiencyModel] = field(default_factory=dict)
+    process_nm: float | None = None
+    issue_share: float | None = None
+    op_times: dict[str, EfficiencyModel | LinearModel] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
 
@@ -90,7 +98,7 @@ class DeviceProfile:
         whole = figure.split(".")[0]
         return self.sources.get(figure) or self.sources.get(whole) or str(self.provenance)
 
-    def op_time(self, kind: str, dtype: str) -> EfficiencyModel | None:
+    def op_time(self, kind: str, dtype: str) -> EfficiencyModel | LinearModel | None:
         """The efficiency model of an operator class and dtype, if there is one."""
         return self.op_times.get(f"{kind}/{dtype}") or self.op_times.get(kind)
 

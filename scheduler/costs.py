@@ -6,13 +6,14 @@ profile's efficiency models multiply it where it has them.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hardware.cluster import Cluster
+from hardware.efficiency import LinearModel
 from hardware.profile import DeviceProfile
 from hardware.provenance import ERROR_BAND, Level, Provenance
 from scheduler.features import (
@@ -23,7 +24,7 @@ from scheduler.features import (
     feature_matrix,
     memory_seconds,
 )
-from scheduler.gaussian_process import interval, predict
+from scheduler.gaussian_process import Z_90, interval, predict
 from scheduler.graph import Graph, Op
 
 Array = NDArray[np.float64]
@@ -133,6 +134,11 @@ def roofline_seconds(ops: OpColumns, profile: DeviceProfile) -> Array:
     return np.asarray(seconds + profile.launch_overhead_s)
 
 
+def plain_roofline_seconds(ops: OpColumns, profile: DeviceProfile) -> Array:
+    """As `roofline_seconds`, at full peak and bandwidth."""
+    return roofline_seconds(ops, replace(profile, efficiency={}))
+
+
 def op_seconds(op: Op, profile: DeviceProfile) -> float:
     """Roofline seconds of one operator, as `roofline_seconds`."""
     return float(roofline_seconds(OpColumns(op.kind, op.dtype, (op,)), profile)[0])
@@ -155,9 +161,15 @@ def class_seconds(ops: OpColumns, profile: DeviceProfile) -> tuple[Array, Array,
         return low, seconds, high, level
     features = feature_matrix(model.features, ops, profile)
     known = np.isfinite(features).all(axis=1)
-    mean, std = predict(model, features[known])
+    if isinstance(model, LinearModel):
+        seconds[known] = plain_roofline_seconds(ops, profile)[known]
+        mean = model.intercept + features[known] @ np.array(model.weights)
+        half = np.full(len(mean), Z_90 * model.spread)
+    else:
+        mean, std = predict(model, features[known])
+        half = interval(model, std)
     seconds[known] *= np.exp(mean)
-    width = np.exp(interval(model, std))
+    width = np.exp(half)
     low[known], high[known] = seconds[known] / width, seconds[known] * width
     return low, seconds, high, model.provenance.level
 

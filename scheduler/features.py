@@ -22,6 +22,12 @@ COMPUTE_KINDS = frozenset({"matmul", "conv", "attention"})
 TINY = 1e-12
 TILE = 128
 """Side of the output tile that one compute unit of a GPU works on, the commonest in cuBLAS."""
+ENERGY_J = 16e-12
+"""Joule per float32 operation in 12 nm, board included: 85 % of V100-SXM2's 300 W over 15.7 TFLOP/s
+(the rest is memory and idle). ASSUMED from its data sheet."""
+REACHED = {0: 0.93, 1: 0.77}
+"""Share of peak that float32 products reach while power holds, by rounded issue share. ASSUMED."""
+SCALAR_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,64 @@ def _idle_units(ops: OpColumns, profile: DeviceProfile) -> Array:
     return np.asarray(np.log(np.ceil(waves) / waves))
 
 
+def _batched(ops: OpColumns, profile: DeviceProfile) -> Array:
+    """1 where there are several products, 0 where there is one."""
+    return np.asarray((ops.size("batch") > 1) * 1.0)
+
+
+def _compute_share(ops: OpColumns, profile: DeviceProfile) -> Array:
+    """Compute time over compute plus memory time: how much a slower clock is felt."""
+    compute = compute_seconds(ops, profile)
+    return np.asarray(compute / (compute + memory_seconds(ops, profile) + TINY))
+
+
+def _issue_bound(ops: OpColumns, profile: DeviceProfile) -> Array:
+    """1 where float32 arithmetic takes every issue slot, 0 where every second one; of compute."""
+    share = 0.5 if profile.issue_share is None else profile.issue_share
+    return (2 * share - 1) * _compute_share(ops, profile)
+
+
+def _power_bound(ops: OpColumns, profile: DeviceProfile) -> Array:
+    """Logarithm of the share of its float32 rate that the board's power feeds; 0 where all of it.
+
+    Energy per operation is ENERGY_J at 12 nm and goes with the process node; of compute.
+    """
+    if not (profile.power_w and profile.process_nm):
+        return np.zeros(len(ops.ops))
+    fed = profile.power_w / (ENERGY_J * profile.process_nm / 12)
+    reached = profile.flops_per_s("float32") * REACHED[round(profile.issue_share or 0.5)]
+    return min(0.0, float(np.log(fed / reached))) * _compute_share(ops, profile)
+
+
+def _balance(ops: OpColumns, profile: DeviceProfile) -> Array:
+    """log(1 + the lesser over the larger of compute and memory time): they overlap in part."""
+    compute, memory = compute_seconds(ops, profile), memory_seconds(ops, profile)
+    return np.log1p(np.minimum(compute, memory) / (np.maximum(compute, memory) + TINY))
+
+
+def _narrow(ops: OpColumns, profile: DeviceProfile) -> Array:
+    """log(1 + half a tile / the shorter side of the output)."""
+    side = np.maximum(np.minimum(ops.size("m"), ops.size("n")), TILE / 4)
+    return np.log1p(TILE / 2 / side)
+
+
+def _broadcast(ops: OpColumns, profile: DeviceProfile) -> Array:
+    """1 where a pointwise operator reads a tensor that is smaller than its output."""
+    full = ops.size("operands") * ops.size("size") * DTYPE_BYTES.get(ops.dtype, 4)
+    read = ops.num_bytes - ops.size("size") * DTYPE_BYTES.get(ops.dtype, 4)
+    return np.asarray((read - full > SCALAR_BYTES) * 1.0)
+
+
 FEATURES: dict[str, Feature] = {
+    "batched": _batched,
+    "issue_bound": _issue_bound,
+    "power_bound": _power_bound,
+    "balance": _balance,
+    "narrow": _narrow,
+    "short_depth": lambda ops, p: np.log1p(TILE / 2 / ops.size("k")),
+    "broadcast": _broadcast,
+    "long_rows": lambda ops, p: np.maximum(0.0, np.log2(ops.size("columns") / 1024)),
+    "ramp": lambda ops, p: np.log1p(p.launch_overhead_s / (memory_seconds(ops, p) + TINY)),
     "log_compute_s": lambda ops, p: np.log(compute_seconds(ops, p) + TINY),
     "log_memory_s": lambda ops, p: np.log(memory_seconds(ops, p) + TINY),
     "log_intensity": lambda ops, p: np.log(
