@@ -254,4 +254,6 @@ def find_graph(steps: Iterable[Step], step: Step, batch: int) -> Step | None:
     wanted = (step.model, step.sequence, batch)
     same = [s for s in steps if s.nodes and (s.model, s.sequence, s.batch) == wanted]
     same.sort(key=lambda s: (s.mode != step.mode, s.device))
-    return replace(step, batch=batch, nodes=same[0].nodes, num_layers=same[0].num_layers) if same else None
+    if not same:
+        return None
+    return replace(step, batch=batch, nodes=same[0].nodes, num_layers=same[0].num_layers)
