@@ -39,7 +39,7 @@ def export(model: Model, way: str = "") -> Program:
         model = on_fake_cpu(model)
     for name in [way] if way else WAYS:
         try:
-            with torch.no_grad(), _quiet():
+            with torch.no_grad(), quiet():
                 program = WAYS[name](model)
             _check_sizes(program)
         except Exception as error:
@@ -47,15 +47,20 @@ def export(model: Model, way: str = "") -> Program:
             continue
         failed = tuple(f"{n} failed: {_reason(e)}" for n, e in failures.items())
         return replace(program, notes=(*model.notes, *failed, *program.notes))
+    raise refusal(model, failures) from next(iter(failures.values()))
+
+
+def refusal(model: Model, failures: dict[str, Exception]) -> ValueError:
+    """The error that says why no way could: the user's line, the reason, the way out."""
     first = next(iter(failures.values()))
-    raise ValueError(
+    return ValueError(
         f"model '{model.name}' cannot be captured{user_line(first)}: {_explained(failures)}; "
         f"tried {', '.join(failures)}"
-    ) from first
+    )
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep what an attempt prints and logs to itself, and leave torch as it was before."""
     depth = torch._C._functorch.get_dynamic_layer_stack_depth()
     disabled = logging.root.manager.disable

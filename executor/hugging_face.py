@@ -23,7 +23,7 @@ def hugging_face(path: Path) -> tuple[str, Callable[..., tuple[nn.Module, Inputs
         ValueError: transformers is missing, or the file is no configuration that it knows.
     """
     config, architecture = read_config(path)
-    transformers = _transformers()
+    transformers = transformers_package()
     name = Path(path).resolve().parent.name if path.name == "config.json" else path.stem
 
     def build(batch: int, tokens: int | None = None) -> tuple[nn.Module, Inputs]:
@@ -33,7 +33,12 @@ def hugging_face(path: Path) -> tuple[str, Callable[..., tuple[nn.Module, Inputs
     return f"{name}-{architecture}" if name == path.stem else name, build
 
 
-def _transformers() -> Any:
+def transformers_package() -> Any:
+    """The package transformers, told to be quiet.
+
+    Raises:
+        ValueError: it is not installed.
+    """
     try:
         import transformers
     except ImportError:
@@ -50,7 +55,7 @@ def read_config(path: Path) -> tuple[Any, str]:
     Raises:
         ValueError: as `hugging_face`.
     """
-    transformers = _transformers()
+    transformers = transformers_package()
     file = path / "config.json" if path.is_dir() else path
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
@@ -73,7 +78,7 @@ def read_config(path: Path) -> tuple[Any, str]:
         raise ValueError(f"hf:{path}: transformers refuses the configuration: {reason}") from error
     for part in [config, *(v for v in vars(config).values() if hasattr(v, "model_type"))]:
         part.use_cache = False
-        if any("experts" in key for key in vars(part)):
+        if any(key.startswith(("n_", "num_")) and "experts" in key for key in vars(part)):
             part._experts_implementation = "grouped_mm"  # one product per expert, weights in place
     return config, _architecture(transformers, config, path)
 

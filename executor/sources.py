@@ -6,7 +6,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -47,7 +47,7 @@ class Model:
     def with_tensors(self, change: Callable[[Tensor], Tensor]) -> "Model":
         """The model with every input tensor changed."""
         inputs, kwargs = tree_map_only(Tensor, change, (self.inputs, dict(self.kwargs)))
-        return Model(self.name, self.module, inputs, kwargs, self.notes)
+        return replace(self, inputs=inputs, kwargs=kwargs)
 
 
 def build_model(
@@ -62,29 +62,42 @@ def build_model(
     Raises:
         ValueError: an unknown source, batch or dtype, or a factory that fails (its line is named).
     """
-    if batch < 1:
-        raise ValueError(f"model.batch must be at least 1, got {batch}")
+    name, factory = find_factory(source)
+    sizes = (batch, *_token_argument(source, factory, tokens))
+    return replace(build_from(source, factory, sizes, dtype, device), name=name)
+
+
+def build_from(
+    source: str, factory: Callable[..., Any], sizes: tuple[int, ...], dtype: str, device: str
+) -> Model:
+    """Call a factory with the batch size and further sizes, and cast what it gives to a dtype.
+
+    Raises:
+        ValueError: as `build_model`.
+    """
+    if sizes[0] < 1:
+        raise ValueError(f"model.batch must be at least 1, got {sizes[0]}")
     if dtype not in DTYPES:
         raise ValueError(f"model.dtype: unknown dtype '{dtype}'{nearest(dtype, list(DTYPES))}")
-    name, factory = find_factory(source)
-    arguments = {"batch": batch} | _token_argument(source, factory, tokens)
-    (module, inputs), notes = _built(source, factory, tuple(arguments.values()), device)
+    (module, inputs), notes = _built(source, factory, sizes, device)
     kind = DTYPES[dtype]
     positional, named = ((), inputs) if isinstance(inputs, dict) else (inputs, {})
-    model = Model(name, module.to(kind).eval(), positional, named, notes)
+    model = Model(source, module.to(kind).eval(), positional, named, notes)
     return model.with_tensors(lambda x: x.to(kind) if x.is_floating_point() else x)
 
 
-def _token_argument(source: str, factory: Callable[..., Any], tokens: int | None) -> dict[str, int]:
+def _token_argument(
+    source: str, factory: Callable[..., Any], tokens: int | None
+) -> tuple[int, ...]:
     if tokens is None:
-        return {}
+        return ()
     if tokens < 1:
         raise ValueError(f"model.tokens must be at least 1, got {tokens}")
     scheme, _, name = source.partition(":")
     named_tokens = scheme != "zoo" and "tokens" in inspect.signature(factory).parameters
     if not named_tokens and name not in TAKES_TOKENS:
         raise ValueError(f"{source}: its factory takes no tokens; leave model.tokens out")
-    return {"tokens": tokens}
+    return (tokens,)
 
 
 def _built(

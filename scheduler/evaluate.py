@@ -23,7 +23,8 @@ def finish_plan(
     _check_times(problem, placement)
     stages = cut_stages(problem.graph, placement)
     _check_links(problem, stages)
-    in_flight = 1 if len(stages) == 1 else len(stages) + 1
+    alone = len(stages) == 1 or problem.graph.is_sequential
+    in_flight = 1 if alone else len(stages) + 1
     memory = memory_needs(problem, placement, stages, in_flight)
     check_memory(memory)
     value = plan_value(problem, stages, in_flight)
@@ -45,9 +46,13 @@ def finish_plan(
 
 def plan_value(problem: Problem, stages: tuple[Stage, ...], in_flight: int) -> float:
     """Value of the objective: makespan (s), largest load (s), or USD per 1,000, of one batch."""
+    if problem.objective == "latency" or problem.graph.is_sequential:
+        batch_s = makespan(stage_timeline(problem, stages, in_flight, problem.num_micro_batches))
     if problem.objective == "latency":
-        return makespan(stage_timeline(problem, stages, in_flight, problem.num_micro_batches))
+        return batch_s
     period_s = max(loads(problem, stages).values()) * problem.num_micro_batches
+    if problem.graph.is_sequential:
+        period_s = batch_s
     return usd_per_1k(problem, period_s) if problem.objective == "cost" else period_s
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
+from typing import Literal
 
 import networkx as nx
 
@@ -25,6 +26,10 @@ DTYPE_BYTES = {
     "bool": 1,
     "float8": 1,
 }
+
+
+Phase = Literal["forward", "backward", "optimizer"]
+Mode = Literal["inference", "training", "prefill", "decode"]
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,10 @@ class Op:
         outputs: the tensors produced.
         module: path of the module that the operator belongs to.
         dims: sizes that its time depends on, by kind; see `executor/op_rules.py`.
-        backward: whether it computes gradients, in training.
         members: of an operator made of several, their names.
+        phase: of a training step: forward, backward (computes gradients), optimizer.
+        state_bytes: memory that stays with it between runs: optimizer states, a cache of keys and
+            values.
         costed: False where no rule gave its FLOPs, so that only its bytes count.
     """
 
@@ -77,9 +84,10 @@ class Op:
     target: str = ""
     module: str = ""
     dims: Mapping[str, int] = field(default_factory=dict)
-    backward: bool = False
     members: tuple[str, ...] = ()
+    phase: Phase = "forward"
     costed: bool = True
+    state_bytes: float = 0.0
 
     @property
     def param_bytes(self) -> int:
@@ -93,6 +101,7 @@ class Graph:
 
     Attributes:
         samples: inferences that one run of the graph makes (the batch size).
+        mode: what one run is: an inference, a training step, or a step of generation.
         captured_by: the way by which a module was captured.
         notes: what a reader should know of the capture, e.g. ways that failed before that one.
     """
@@ -107,6 +116,7 @@ class Graph:
     num_params: int = 0
     captured_by: str = ""
     notes: tuple[str, ...] = ()
+    mode: Mode = "inference"
 
     def __post_init__(self) -> None:
         """Refuse duplicate names, unknown tensors, and an order that is not topological."""
@@ -188,6 +198,11 @@ class Graph:
         return {k: v for name in names for k, v in self.by_name[name].weights.items()}
 
     @property
+    def is_sequential(self) -> bool:
+        """Whether each run needs the one before: a step needs the last one's weights or token."""
+        return self.mode in ("training", "decode")
+
+    @property
     def uncosted_ops(self) -> list[str]:
         """Operators without a FLOP rule; they are costed by the bytes that they move."""
         return [op.name for op in self.ops if not op.costed]
@@ -203,6 +218,15 @@ class Graph:
         }
 
 
+def sharing_weights(graph: Graph) -> tuple[tuple[str, ...], ...]:
+    """Groups of operators that read one weight: in training they and its update share a device."""
+    readers: dict[str, list[str]] = defaultdict(list)
+    for op in graph.ops:
+        for name in op.weights:
+            readers[name].append(op.name)
+    return tuple(tuple(group) for group in readers.values() if len(group) > 1)
+
+
 def with_samples(graph: Graph, samples: int) -> Graph:
     """Scale a graph to another batch size: FLOPs and activation bytes in proportion.
 
@@ -211,6 +235,13 @@ def with_samples(graph: Graph, samples: int) -> Graph:
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
+    if samples == graph.samples:
+        return graph
+    if graph.mode != "inference":
+        raise ValueError(
+            f"graph '{graph.name}' is a {graph.mode} graph of batch {graph.samples}, "
+            f"which cannot be scaled to {samples}; capture it with that batch"
+        )
     factor = samples / graph.samples
 
     def scaled(tensor: Tensor) -> Tensor:

@@ -274,7 +274,7 @@ def _graph(path: Path, contents: _Contents) -> tuple[Graph, dict[str, Figures]]:
             outputs=tuple(Tensor(t, (0,), "uint8") for t in tensors[name].values() or [name]),
             weights={name: round(node.num_bytes)} if node.num_bytes else {},
             target=node.label,
-            backward=node.backward,
+            phase="backward" if node.backward else "forward",
         )
         for name in _topological(path, list(nodes), [edge[:2] for edge in contents.edges])
         for node in [nodes[name]]

@@ -1,4 +1,4 @@
-"""Memory that a placement needs: parameters and the peak of live activations."""
+"""Memory that a placement needs: parameters, live activations, gradients and states."""
 
 from collections import defaultdict
 
@@ -14,6 +14,8 @@ def memory_needs(
 ) -> dict[str, MemoryNeed]:
     """Bytes needed on every device that runs something.
 
+    Gradients of parameters, which optimizers read, are kept whole, as torch keeps them between
+    backward and optimizer. States (of optimizers, of caches) lie where their operator runs.
     Activations: the peak over one micro-batch, plus what is sent and received for each further
     micro-batch in flight.
     """
@@ -29,6 +31,8 @@ def memory_needs(
             sum(graph.weights(ops).values()),
             _peak_live_bytes(graph, ops) + (num_micro_batches - 1) * buffers[device],
             problem.memory_limit_bytes(device),
+            sum(_gradients(graph, ops).values()),
+            sum(graph.by_name[name].state_bytes for name in ops),
         )
         for device, ops in on_device.items()
     }
@@ -44,10 +48,30 @@ def check_memory(needs: dict[str, MemoryNeed]) -> None:
         if need.num_bytes > need.limit_bytes:
             raise InfeasibleError(
                 f"device '{device}': the plan needs {format_bytes(need.num_bytes)} "
-                f"({format_bytes(need.param_bytes)} parameters, "
-                f"{format_bytes(need.activation_bytes)} activations), "
+                f"({_worded(need)}), "
                 f"the limit is {format_bytes(need.limit_bytes)}"
             )
+
+
+def _worded(need: MemoryNeed) -> str:
+    parts = {
+        "parameters": need.param_bytes,
+        "activations": need.activation_bytes,
+        "gradients": need.gradient_bytes,
+        "optimizer states or cache": need.state_bytes,
+    }
+    always = ("parameters", "activations")
+    return ", ".join(f"{format_bytes(v)} {k}" for k, v in parts.items() if v or k in always)
+
+
+def _gradients(graph: Graph, ops: list[str]) -> dict[str, int]:
+    """Bytes by tensor of the gradients that the optimizers among the operators read."""
+    return {
+        tensor: graph.tensors[tensor].num_bytes
+        for name in ops
+        if graph.by_name[name].phase == "optimizer"
+        for tensor in graph.by_name[name].inputs
+    }
 
 
 def _peak_live_bytes(graph: Graph, ops: list[str]) -> float:
@@ -73,8 +97,9 @@ def _peak_live_bytes(graph: Graph, ops: list[str]) -> float:
         if producer in mine and any(c not in mine for c in graph.consumers.get(tensor, ())):
             deaths[_local_root(graph, tensor, mine)] = len(ops)
     change = [0.0] * (len(ops) + 2)
+    kept = {_local_root(graph, tensor, mine) for tensor in _gradients(graph, ops)}
     for root, birth in births.items():
-        if _is_weight(graph, root):
+        if root in kept or _has_own_memory(graph, root):
             continue
         num_bytes = graph.tensors[root].num_bytes
         change[birth] += num_bytes
@@ -86,11 +111,14 @@ def _peak_live_bytes(graph: Graph, ops: list[str]) -> float:
     return peak
 
 
-def _is_weight(graph: Graph, tensor: str) -> bool:
-    """Whether a tensor is a view of a weight, which is counted as a parameter."""
+def _has_own_memory(graph: Graph, tensor: str) -> bool:
+    """Whether a tensor lies in a weight that it is a view of, or in its operator's state."""
     producer = graph.producer.get(tensor)
-    op = graph.by_name[producer] if producer else None
-    return op is not None and op.kind == "view" and not op.inputs and bool(op.weights)
+    if producer is None:
+        return False
+    op = graph.by_name[producer]
+    in_cache = op.kind == "copy" and op.state_bytes > 0
+    return in_cache or (op.kind == "view" and not op.inputs and bool(op.weights))
 
 
 def _local_root(graph: Graph, tensor: str, mine: set[str]) -> str:

@@ -38,18 +38,26 @@ class Stage:
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """Bytes that a plan needs on one device."""
+    """Bytes that a plan needs on one device.
+
+    Attributes:
+        activation_bytes: peak of the tensors alive, those kept for the backward pass included.
+        gradient_bytes: gradients of parameters, in training.
+        state_bytes: optimizer states, or the cache of keys and values of a generation.
+    """
 
     __pydantic_config__ = STRICT
 
     param_bytes: float
     activation_bytes: float
     limit_bytes: float
+    gradient_bytes: float = 0.0
+    state_bytes: float = 0.0
 
     @property
     def num_bytes(self) -> float:
-        """Parameters plus the peak of live activations."""
-        return self.param_bytes + self.activation_bytes
+        """Parameters, the peak of live activations, gradients and states."""
+        return self.param_bytes + self.activation_bytes + self.gradient_bytes + self.state_bytes
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def test_names_times_and_memory_are_those_of_the_file(write):
     assert instance.graph.weights() == {"2": 4, "7": 4, "3": 4}
     assert instance.graph.consumers["2"] == ["7", "3"]
     assert instance.graph.outputs == ("3",)
-    assert [op.backward for op in instance.graph.ops] == [False, False, True]
+    assert [op.phase for op in instance.graph.ops] == ["forward", "forward", "backward"]
     assert instance.graph.by_name["3"].target == "grad"
     assert instance.costs.band() == (1.0, 1.0)
 

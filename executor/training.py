@@ -1,0 +1,172 @@
+"""Capture of a training step: forward, backward and optimizer as one graph, without weights.
+
+Forward and backward are traced together by AOTAutograd on fake tensors. The optimizer is one
+operator for each module that has parameters: torch's fused optimizers read every parameter,
+gradient and state once and write parameter and state once, whatever their arithmetic.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, fx
+from torch._functorch.aot_autograd import aot_export_joint_with_descriptors
+from torch.utils._pytree import tree_leaves
+
+from executor.capture import to_graph
+from executor.export import quiet, refusal
+from executor.fake import on_fake_cpu
+from executor.program import Program, tensors_in
+from executor.sources import Model
+from scheduler.graph import DTYPE_BYTES, Graph, Op
+
+OPTIMIZERS = ("adam", "sgd")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Adam, or stochastic gradient descent with or without momentum; states as torch keeps them.
+
+    `num_states` tensors of the size of a parameter are kept with it. FLOPs per parameter: Adam 14
+    (first moment 3, second 4, bias corrections 2, step 5), SGD 2, with momentum 4.
+    Source: Kingma and Ba, "Adam", ICLR 2015, algorithm 1.
+    """
+
+    name: str = "adam"
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse unknown names and a momentum that is none."""
+        if self.name not in OPTIMIZERS:
+            raise ValueError(f"model.optimizer must be adam or sgd, got '{self.name}'")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"model.momentum must be from 0 and below 1, got {self.momentum}")
+
+    @property
+    def num_states(self) -> int:
+        """State tensors per parameter."""
+        return 2 if self.name == "adam" else int(self.momentum > 0)
+
+    @property
+    def flops_per_parameter(self) -> int:
+        """Floating-point operations to update one parameter."""
+        return 14 if self.name == "adam" else 2 + 2 * int(self.momentum > 0)
+
+
+def capture_training(model: Model, batch: int, optimizer: Optimizer) -> Graph:
+    """Capture one training step of a model on meta.
+
+    Raises:
+        ValueError: the model cannot be traced, returns nothing to learn from, or has no parameters.
+    """
+    try:
+        with quiet(), ExitStack() as stack:
+            program, gradients, backward = _joint(model, stack)
+            graph = to_graph(program, model.name, batch)
+    except Exception as error:
+        raise refusal(model, {"joint forward and backward (AOTAutograd)": error}) from error
+    ops = tuple(
+        replace(op, phase="backward" if op.name in backward else "forward") for op in graph.ops
+    )
+    updates = _updates(graph, gradients, program, optimizer)
+    return replace(graph, ops=(*ops, *updates), mode="training")
+
+
+def _joint(model: Model, stack: ExitStack) -> tuple[Program, dict[str, str], set[str]]:
+    """The program, the gradient's tensor by parameter, and the names of the backward's nodes."""
+    model = on_fake_cpu(model)
+    module = model.module.train()
+    if not any(p.requires_grad for p in module.parameters()):
+        raise ValueError("it has no parameters to train")
+    hook = module.register_forward_hook(lambda _, args, out: loss(tensors_in(out)))
+    try:
+        joint = aot_export_joint_with_descriptors(
+            stack, module, model.inputs, dict(model.kwargs), _record_nn_module_stack=True
+        )
+    finally:
+        hook.remove()
+    graph_module: Any = joint.graph_module
+    weights: dict[str, str] = {}
+    for node in graph_module.graph.nodes:
+        name = getattr(node.meta.get("desc"), "target", None)
+        if node.op == "placeholder" and name is not None:
+            weights[node.name] = name
+    output = graph_module.graph.output_node()
+    gradients: dict[str, str] = {}
+    returned: list[str] = []
+    for node, desc in zip(tree_leaves(output.args), output.meta["desc"], strict=True):
+        owner = getattr(getattr(desc, "grad_of", None), "target", None)
+        if isinstance(node, fx.Node) and owner is not None:
+            gradients[owner] = node.name
+        elif isinstance(node, fx.Node) and type(desc).__name__ == "PlainAOTOutput":
+            returned.append(node.name)
+    if not gradients:
+        raise ValueError("no parameter has a gradient: an operator has no backward")
+    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    parameters = frozenset(name for name, _ in module.named_parameters())
+    by = "joint forward and backward (AOTAutograd)"
+    backward = {
+        node.name
+        for node in graph_module.graph.nodes
+        if node.meta.get("partitioner_tag") == "is_backward"
+    }
+    program = Program(graph_module, weights, state, parameters, tuple(returned), by, model.notes)
+    return program, gradients, backward
+
+
+def loss(outputs: list[Tensor]) -> Tensor:
+    """The model's own loss (a scalar), else a loss of its first floating output.
+
+    Cross-entropy over the last axis against class 0 for outputs of two or three axes with several
+    classes; the mean of squares for others. What is learned does not change what it costs.
+
+    Raises:
+        ValueError: there is no floating output.
+    """
+    floating = [out for out in outputs if out.is_floating_point()]
+    if not floating:
+        raise ValueError("it returns no floating-point tensor, so there is no loss to descend")
+    first = floating[0]
+    if first.ndim == 0:
+        return first
+    if first.ndim in (2, 3) and first.shape[-1] > 1:
+        return -first.log_softmax(-1)[..., 0].mean()
+    return first.square().mean()
+
+
+def _updates(
+    graph: Graph, gradients: dict[str, str], program: Program, optimizer: Optimizer
+) -> list[Op]:
+    """One optimizer operator for each module that owns parameters with a gradient."""
+    owned: dict[str, list[str]] = defaultdict(list)
+    for name in gradients:
+        owned[name.rpartition(".")[0]].append(name)
+    made: Callable[[str], str] = lambda module: f"optimizer.{module}" if module else "optimizer"  # noqa: E731
+    known = graph.weights()
+    updates = []
+    for module, names in owned.items():
+        sizes = {name: program.state[name].numel() for name in names}
+        dtype = str(program.state[names[0]].dtype).removeprefix("torch.")
+        num_bytes = sum(sizes.values()) * DTYPE_BYTES[dtype]
+        weights = {n: known.get(n, sizes[n] * DTYPE_BYTES[dtype]) for n in names}
+        updates.append(
+            Op(
+                name=made(module),
+                kind="elementwise",
+                flops=float(sum(sizes.values()) * optimizer.flops_per_parameter),
+                bytes_read=num_bytes * (1 + optimizer.num_states),
+                bytes_written=num_bytes * (1 + optimizer.num_states),
+                dtype=dtype,
+                inputs=tuple(dict.fromkeys(gradients[name] for name in names)),
+                outputs=(),
+                weights=weights,
+                target=f"apportion.{optimizer.name}",
+                module=module,
+                dims={"size": sum(sizes.values()), "operands": 2 + optimizer.num_states},
+                phase="optimizer",
+                state_bytes=num_bytes * optimizer.num_states,
+            )
+        )
+    return updates
