@@ -138,12 +138,12 @@ def _labels(graph: Graph, preds: Groups) -> dict[Grain, list[Hashable]]:
     chain: list[Hashable] = []
     for i, (op, sources) in enumerate(zip(graph.ops, preds, strict=True)):
         first = sources[0] if len(sources) == 1 and num_readers[sources[0]] == 1 else i
-        joins = first != i and graph.ops[first].backward == op.backward
+        joins = first != i and graph.ops[first].phase == op.phase
         chain.append(chain[first] if joins else i)
     block = _block_names(op.module for op in graph.ops)
 
     def label(op: Op, module: str, own: Hashable) -> Hashable:
-        return (module, op.backward) if op.module else own
+        return (module, op.phase) if op.module else own
 
     return {
         "chains": chain,
@@ -335,7 +335,7 @@ def _contract(graph: Graph, groups: Groups, by_module: bool = False) -> Graph:
         if len(members) > 1:
             read = dict.fromkeys(n for op in members for n in op.inputs if maker.get(n) != k)
             module = _common_module(members)
-            base = f"{module}{' backward' * members[0].backward}" if by_module and module else ""
+            base = f"{module}{_suffix(members[0])}" if by_module and module else ""
             name = _distinct(base or members[0].name, taken)
             ops.append(_fused(name, module, members, tuple(read), crossing))
         else:
@@ -369,10 +369,15 @@ def _fused(
         target=main.target,
         module=module,
         dims=main.dims if len(working) == 1 else {},
-        backward=all(op.backward for op in members),
+        phase=members[0].phase,
+        state_bytes=sum(op.state_bytes for op in members),
         costed=all(op.costed for op in members),
         members=tuple(name for op in members for name in op.members or (op.name,)),
     )
+
+
+def _suffix(op: Op) -> str:
+    return "" if op.phase == "forward" else f" {op.phase}"
 
 
 def _common_module(members: list[Op]) -> str:

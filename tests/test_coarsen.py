@@ -26,7 +26,7 @@ def op(name, *inputs, module="", flops=1.0, kind="matmul", weights=None, backwar
         weights=weights or {},
         module=module,
         dims={"m": 2},
-        backward=backward,
+        phase="backward" if backward else "forward",
     )
 
 
@@ -171,7 +171,7 @@ def test_backward_operators_are_blocks_of_their_own():
     )
     coarse = coarsen(fine, "layers")
     assert groups(coarse) == [["a"], ["b"], ["gb"], ["ga"]]
-    assert [o.backward for o in coarse.ops] == [False, False, True, True]
+    assert [o.phase for o in coarse.ops] == ["forward"] * 2 + ["backward"] * 2
 
 
 def test_a_shared_parameter_is_held_once_and_read_twice():
