@@ -1,6 +1,7 @@
 """Capture: a torch module to our compute graph, on meta tensors."""
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -100,14 +101,12 @@ def _op(node: fx.Node, weights: Mapping[str, Weight]) -> Op:
     out = node.meta.get("val")
     cost = estimate(node)
     outputs = tuple(_tensor(n) for n in _result_nodes(node))
+    read = sum(_num_bytes(n.meta["val"]) * cost.read_share(n.name) for n in fed)
+    params_read = sum(_num_bytes(n.meta["val"]) * cost.read_share(n.name) for n in used)
+    held = {weights[n.name].name: weights[n.name].num_bytes for n in used}
     written = sum(_num_bytes(leaf) for leaf in tree_leaves(out) if isinstance(leaf, TorchTensor))
-    read = sum(_num_bytes(n.meta["val"]) for n in fed)
-    if cost.kind == "embedding":
-        read = written + sum(
-            _num_bytes(n.meta["val"]) for n in fed if not n.meta["val"].is_floating_point()
-        )
     if cost.kind == "view":
-        read = written = 0
+        read = written = params_read = 0
     return Op(
         name=node.name,
         kind=cost.kind,
@@ -117,11 +116,12 @@ def _op(node: fx.Node, weights: Mapping[str, Weight]) -> Op:
         dtype=_compute_dtype(out, used),
         inputs=tuple(n.name for n in node.all_input_nodes if n in fed or n.name in read_views),
         outputs=outputs,
-        weights={weights[n.name].name: weights[n.name].num_bytes for n in used},
+        weights=held,
         target=str(node.target),
         module=_module(node),
         dims=cost.dims,
         costed=cost.costed,
+        weight_share=min(1.0, params_read / max(sum(held.values()), 1)) if held else 1.0,
     )
 
 
@@ -157,4 +157,6 @@ def _dtype_name(dtype: torch.dtype) -> str:
 
 
 def _num_bytes(tensor: TorchTensor) -> int:
-    return tensor.numel() * tensor.element_size()
+    """Bytes in memory; an expanded axis, of stride 0, holds one element."""
+    sizes = zip(tensor.shape, tensor.stride(), strict=True)
+    return prod(n if stride or not n else 1 for n, stride in sizes) * tensor.element_size()

@@ -28,12 +28,20 @@ class Estimate:
         flops: floating-point operations.
         dims: sizes by the names that `executor/op_dims.py` lists.
         costed: whether there is a rule.
+        chosen: name of the input node of which only a share is read.
+        share: of that input's bytes: rows looked up, experts chosen; 0 where only its shape counts.
     """
 
     kind: str
     flops: float
     dims: Dims
     costed: bool = True
+    chosen: str = ""
+    share: float = 1.0
+
+    def read_share(self, name: str) -> float:
+        """Share of an input's bytes that are read."""
+        return self.share if name == self.chosen else 1.0
 
 
 def _matmul(call: OpCall, dims: Dims) -> float:
@@ -277,7 +285,20 @@ def estimate(node: fx.Node) -> Estimate:
     if kind == "other":
         return Estimate(kind, 0.0, {}, costed=False)
     dims = {name: int(size) for name, size in DIMS[kind](call).items()}
-    return Estimate(kind, float(flops(call, dims)) if dims else 0.0, dims)
+    position, share = _read_in_part(call, kind, dims)
+    chosen = node.all_input_nodes[position].name if share < 1 else ""
+    return Estimate(kind, float(flops(call, dims)) if dims else 0.0, dims, True, chosen, share)
+
+
+def _read_in_part(call: OpCall, kind: str, dims: Dims) -> tuple[int, float]:
+    """Position of the input that is read in part, and its share."""
+    if call.name.startswith("new_") or call.name.endswith("_like"):
+        return 0, 0.0
+    if kind == "embedding" and "backward" not in call.name:
+        return 0, min(1.0, _area(dims) / max(call.input.numel(), 1))
+    if "grouped_mm" in call.name:
+        return 1, min(1.0, call.input.numel() / max(dims["k"] * dims["batch"], 1))
+    return 0, 1.0
 
 
 def _rule(call: OpCall) -> tuple[str, Flops]:

@@ -316,7 +316,7 @@ def _join_neighbours(
 
 def _weights(graph: Graph) -> list[float]:
     flops = np.array([op.flops for op in graph.ops], dtype=float)
-    moved = np.array([op.bytes_read + op.bytes_written + op.param_bytes for op in graph.ops])
+    moved = np.array([op.bytes_moved for op in graph.ops])
     shares = [figure / figure.sum() if figure.any() else figure for figure in (flops, moved)]
     return [float(w) for w in shares[0] + shares[1]]
 
@@ -354,13 +354,13 @@ def _fused(
     working = [op for op in members if op.kind != "view"]
     main = max(working or members, key=lambda op: (op.flops, op.bytes_read + op.bytes_written))
     weights = {key: size for op in members for key, size in op.weights.items()}
-    read_again = sum(op.param_bytes for op in members) - sum(weights.values())
+    held, params_read = sum(weights.values()), sum(op.params_read for op in members)
     only_views = not working and len(inputs) > 1  # a view has the memory of its one input
     return Op(
         name=name,
         kind="copy" if only_views else main.kind,
         flops=sum(op.flops for op in members),
-        bytes_read=sum(op.bytes_read for op in members) + read_again,
+        bytes_read=sum(op.bytes_read for op in members) + max(0.0, params_read - held),
         bytes_written=sum(op.bytes_written for op in members),
         dtype=main.dtype,
         inputs=inputs,
@@ -370,6 +370,7 @@ def _fused(
         module=module,
         dims=main.dims if len(working) == 1 else {},
         phase=members[0].phase,
+        weight_share=min(1.0, params_read / held) if held else 1.0,
         state_bytes=sum(op.state_bytes for op in members),
         costed=all(op.costed for op in members),
         members=tuple(name for op in members for name in op.members or (op.name,)),

@@ -48,15 +48,13 @@ class OpColumns:
 
     @cached_property
     def param_bytes(self) -> Array:
-        """Parameter bytes read; of an embedding only the rows looked up, counted as activations."""
-        if self.kind == "embedding":
-            return np.zeros(len(self.ops))
-        return self._column(lambda op: op.param_bytes)
+        """Parameter bytes read."""
+        return self._column(lambda op: op.params_read)
 
     @cached_property
     def num_bytes(self) -> Array:
         """Bytes read and written, parameters included."""
-        return self._column(lambda op: op.bytes_read + op.bytes_written) + self.param_bytes
+        return self._column(lambda op: op.bytes_moved)
 
     def size(self, name: str) -> Array:
         """A size of `Op.dims`; NaN where an operator does not carry it."""

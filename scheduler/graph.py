@@ -59,6 +59,8 @@ class Op:
         bytes_read: activation bytes read from main memory, without parameters.
         bytes_written: bytes written.
         weights: parameter bytes by parameter name; two operators may share one.
+        weight_share: share of its parameter bytes that one run reads, where it chooses among them:
+            the rows that an embedding looks up, the experts that tokens are sent to.
         inputs: names of the tensors consumed, produced by other operators or graph inputs.
         outputs: the tensors produced.
         module: path of the module that the operator belongs to.
@@ -88,11 +90,22 @@ class Op:
     phase: Phase = "forward"
     costed: bool = True
     state_bytes: float = 0.0
+    weight_share: float = 1.0
 
     @property
     def param_bytes(self) -> int:
-        """Bytes of parameters that the operator reads."""
+        """Bytes of the parameters that the operator holds."""
         return sum(self.weights.values())
+
+    @property
+    def params_read(self) -> float:
+        """Bytes of parameters that one run reads."""
+        return self.param_bytes * self.weight_share
+
+    @property
+    def bytes_moved(self) -> float:
+        """Bytes read and written in one run, parameters included."""
+        return self.bytes_read + self.bytes_written + self.params_read
 
 
 @dataclass(frozen=True)
@@ -214,8 +227,21 @@ class Graph:
             "flops": sum(op.flops for op in self.ops),
             "params": self.num_params,
             "param_bytes": sum(self.weights().values()),
-            "bytes": sum(op.bytes_read + op.bytes_written + op.param_bytes for op in self.ops),
+            "bytes": sum(op.bytes_moved for op in self.ops),
         }
+
+    def flops_by_kind(self) -> dict[str, float]:
+        """FLOPs by operator class, the most first."""
+        sums: dict[str, float] = defaultdict(float)
+        for op in self.ops:
+            sums[op.kind] += op.flops
+        return dict(sorted(((k, v) for k, v in sums.items() if v), key=lambda item: -item[1]))
+
+
+BATCH_DIM = {"norm": "rows", "softmax": "rows", "reduce": "rows", "embedding": "rows"} | {
+    "pool": "size", "elementwise": "size", "copy": "size"
+}  # fmt: skip
+"""The size that grows with the batch, by operator class, where it is not called `batch`."""
 
 
 def sharing_weights(graph: Graph) -> tuple[tuple[str, ...], ...]:
@@ -256,9 +282,20 @@ def with_samples(graph: Graph, samples: int) -> Graph:
             flops=op.flops * factor,
             bytes_read=op.bytes_read * factor,
             bytes_written=op.bytes_written * factor,
+            dims=_scaled_dims(op, factor),
+            weight_share=_scaled_share(op.weight_share, factor),
             outputs=tuple(scaled(tensor) for tensor in op.outputs),
         )
         for op in graph.ops
     )
     inputs = tuple(scaled(tensor) for tensor in graph.inputs)
     return replace(graph, ops=ops, inputs=inputs, samples=samples)
+
+
+def _scaled_dims(op: Op, factor: float) -> dict[str, int]:
+    name = BATCH_DIM.get(op.kind, "m" if op.dims.get("batch") == 1 and "m" in op.dims else "batch")
+    return {k: round(v * factor) if k == name else v for k, v in op.dims.items()}
+
+
+def _scaled_share(share: float, factor: float) -> float:
+    return share if share == 1 else min(1.0, share * factor)

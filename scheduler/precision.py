@@ -177,14 +177,9 @@ def _converted(
         weight_ratio = DTYPE_BYTES[held or op.dtype] / DTYPE_BYTES[op.dtype]
         dtype = _arithmetic(op, weights, activations)
     ins, outs = list(op.inputs), [tensor.name for tensor in op.outputs]
-    read = op.bytes_read * _ratio(ins, old, new)
-    if op.kind == "embedding" and op.weights:  # rows of the table, and the ids that choose them
-        ids = sum(old[name].num_bytes for name in ins)
-        rows = max(0.0, op.bytes_read - ids)
-        read = rows * weight_ratio + (op.bytes_read - rows) * _ratio(ins, old, new)
     return replace(
         op,
-        bytes_read=read,
+        bytes_read=op.bytes_read * _ratio(ins, old, new),
         bytes_written=op.bytes_written * _ratio(outs, old, new),
         dtype=dtype,
         outputs=tuple(new[name] for name in outs),

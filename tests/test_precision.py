@@ -22,14 +22,14 @@ def graph():
     """ids -> embedding (100 rows of 8) -> norm -> linear 8x8 -> softmax, for four tokens."""
     row = 4 * 8 * 4  # bytes of four rows of eight float32
 
-    def op(name, kind, read, inputs, weights, flops=0.0, dims=None):
+    def op(name, kind, read, inputs, weights, flops=0.0, **more):
         out = (tensor(name, 4, 8),)
-        return Op(name, kind, flops, read, row, "float32", inputs, out, weights, dims=dims or {})
+        return Op(name, kind, flops, read, row, "float32", inputs, out, weights, **more)
 
     ops = (
-        op("embedding", "embedding", row + 32, ("ids",), {"table": 3200}),
+        op("embedding", "embedding", 32, ("ids",), {"table": 3200}, weight_share=0.04),
         op("norm", "norm", row, ("embedding",), {"scale": 32}),
-        op("linear", "matmul", row, ("norm",), {"w": 256}, 512.0, {"m": 4, "n": 8, "k": 8}),
+        op("linear", "matmul", row, ("norm",), {"w": 256}, 512.0, dims={"m": 4, "n": 8, "k": 8}),
         op("softmax", "softmax", row, ("linear",), {}),
     )
     return Graph("g", ops, (tensor("ids", 4, dtype="int64"),), ("softmax",), 1, 872)
@@ -53,7 +53,8 @@ def test_int8_weights_are_read_as_bytes_and_computed_in_bfloat16(graph):
 def test_an_embedding_reads_rows_in_the_format_of_the_table(graph):
     op = changed(graph, "int8", "bfloat16")["embedding"]
     assert op.weights == {"table": 800}
-    assert op.bytes_read == 32 + 32  # the ids stay int64, a row has a byte a number
+    assert op.bytes_read == 32, "the ids stay int64"
+    assert op.params_read == 32, "four rows, a byte a number"
     assert op.bytes_written == 64
 
 

@@ -32,6 +32,7 @@ def graph_document(graph: Graph) -> dict[str, Any]:
         "schema": "apportion.graph/1",
         "name": graph.name,
         "totals": graph.totals(),
+        "flops_by_kind": graph.flops_by_kind(),
         "uncosted_ops": graph.uncosted_ops,
         "graph": to_plain(graph),
     }

@@ -48,9 +48,11 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 def show_capture(document: dict[str, Any], seconds: float) -> None:
     """Totals of a captured graph."""
     totals = document["totals"]
+    kinds = list(document["flops_by_kind"].items())[:4]
     rows = [
         ["operators", f"{totals['ops']:,}"],
         ["work", format_count(totals["flops"], "FLOP")],
+        ["of which", ", ".join(f"{k} {v / totals['flops']:.1%}" for k, v in kinds)],
         ["parameters", f"{totals['params']:,} ({format_bytes(totals['param_bytes'])})"],
         ["bytes moved", format_bytes(totals["bytes"])],
         ["uncosted operators", ", ".join(document["uncosted_ops"]) or "none"],
