@@ -1,4 +1,4 @@
-"""Tables put to the rules: of devices, of prices, or of conflicts, as CSV files told by columns."""
+"""Tables put to the rules: devices, prices, traces or conflicts, as CSV files told by columns."""
 
 import csv
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hardware.catalog import load_instances, load_links, load_prices, load_profiles, read_profiles
 from hardware.check import Finding, check_figure, check_profile
-from hardware.check_prices import PriceClaim, check_prices
+from hardware.check_prices import PriceClaim, check_prices, check_trace
 from hardware.conflicts import Conflict, Verdict, devices_in, judge
 from hardware.documents import read_raw
 from hardware.names import candidates
@@ -77,7 +77,7 @@ def check_file(path: Path) -> Checked:
 
 
 def check_table(path: Path) -> Checked:
-    """A CSV file of devices, prices or conflicts.
+    """A CSV file of devices, prices, traces or conflicts.
 
     Raises:
         ValueError: the file cannot be read, has none of the known columns, or a cell is no number.
@@ -135,6 +135,19 @@ def _check_prices(path: Path, rows: list[Row]) -> Checked:
     return Checked(tuple(check_prices(claims)), len(claims))
 
 
+def _check_traces(path: Path, rows: list[Row]) -> Checked:
+    found = []
+    for number, row in enumerate(rows, 2):
+        gap_s, points, days = (
+            _number(row[key], f"{path}: line {number}: {key}")
+            for key in ("gap_s", "points", "days")
+        )
+        if not (gap_s > 0 and points > 0 and days > 0):
+            raise ValueError(f"{path}: line {number}: gap_s, points and days must be positive")
+        found.append(check_trace(row.get("file", f"line {number}"), gap_s, points, days))
+    return Checked(tuple(finding for finding in found if finding), len(rows))
+
+
 def _check_price_list(path: Path, raw: list[object]) -> Checked:
     claims = []
     for number, entry in enumerate(raw):
@@ -166,5 +179,6 @@ TABLES: list[tuple[set[str], Callable[[Path, list[Row]], Checked]]] = [
     ({"where", "field", "says", "should_be"}, _check_conflicts),
     ({"instance", "on_demand_usd_h"}, _check_prices),
     ({"name", "mem_gb"}, _check_devices),
+    ({"gap_s", "points", "days"}, _check_traces),
 ]
 """Which columns tell a table, and what checks it."""

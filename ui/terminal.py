@@ -284,19 +284,29 @@ def show_serving(serving: dict[str, Any], rate: float) -> None:
 
 
 def show_devices(devices: Mapping[str, DeviceProfile], title: str) -> None:
-    """Profiles by name."""
+    """Profiles by name: dense peaks by width of the numbers, memory, units, power."""
+
+    def peak(profile: DeviceProfile, *dtypes: str) -> str:
+        known = [rate for d in dtypes if (rate := profile.peak_flops_per_s.get(d))]
+        return format_count(max(known), "FLOP/s") if known else ""
+
     rows = [
         [
             name,
-            ", ".join(f"{k} {format_count(v, 'FLOP/s')}" for k, v in p.peak_flops_per_s.items()),
+            p.kind,
+            peak(p, "float32"),
+            peak(p, "bfloat16", "float16"),
+            peak(p, "int8", "float8"),
             format_bytes(p.memory_bytes),
             format_count(p.memory_bytes_per_s, "B/s"),
-            format_seconds(p.launch_overhead_s),
+            str(p.num_compute_units or ""),
+            f"{p.power_w:g} W" if p.power_w else "",
             p.provenance.level,
         ]
         for name, p in devices.items()
     ]
-    table(title, ["device", "peaks", "memory", "bandwidth", "overhead", "level"], rows)
+    columns = ["device", "kind", "float32", "16 bits", "8 bits", "memory", "bandwidth"]
+    table(title, [*columns, "units", "power", "level"], rows)
 
 
 def show_links(cluster: Cluster) -> None:
