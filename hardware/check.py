@@ -22,6 +22,9 @@ TOLERANCE = 0.01
 ROUNDING = 0.015
 """Half of the step between figures of two digits: doubled figures are often rounded again."""
 
+SHARED = ("num_compute_units", "process_nm", "issue_share")
+"""Figures that many unlike parts have in common, and that name none of them."""
+
 USABLE_MEMORY = 0.9
 """Memory counts as right from this share of its nominal size: decimal units, reserved parts."""
 
@@ -158,7 +161,7 @@ def _no_tensor(device: DeviceProfile, figure: str, value: float) -> str:
 def _of_another(device: DeviceProfile, figure: str, value: float) -> str:
     """The figure of another part; siblings (the same chip in another form) first."""
     others = [p for p in load_profiles().values() if _is(value, p.figures.get(figure), 0.005)]
-    if not others or figure == "num_compute_units":
+    if not others or figure in SHARED:
         return ""
     family = words(device.name)[0]
     others.sort(key=lambda p: (words(p.name)[0] != family, p.kind != device.kind))
