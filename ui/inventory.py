@@ -35,7 +35,7 @@ def devices(arguments: argparse.Namespace) -> int:
     if not emit(arguments, document):
         terminal.show_devices(load_profiles(), "Catalog (figures of data sheets)")
         if local is None or age_s is None:
-            terminal.out.print("This machine is not measured yet: `apportion calibrate` does it.")
+            terminal.out.print("This machine is not measured yet: `apportion run` measures it")
             return DONE
         title = f"This machine, measured {format_seconds(age_s)} ago"
         terminal.show_devices(local.devices, title)
