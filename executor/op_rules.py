@@ -159,7 +159,7 @@ _GROUPS: list[tuple[str, Flops, str]] = [
         "elementwise",
         _each(2),
         "relu6 leaky_relu hardtanh prelu lerp hardtanh_backward leaky_relu_backward "
-        "prelu_backward masked_fill_backward",
+        "_prelu_kernel _prelu_kernel_backward",
     ),
     (
         "elementwise",
@@ -241,7 +241,7 @@ _GROUPS: list[tuple[str, Flops, str]] = [
         "reflection_pad2d replication_pad1d replication_pad2d repeat arange linspace eye zeros "
         "ones full zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty "
         "new_empty_strided empty_strided empty empty_permuted rand randn randint rand_like "
-        "randn_like randperm roll repeat_interleave scalar_tensor _to_copy to_dtype scatter "
+        "randn_like randperm roll repeat_interleave scalar_tensor _to_copy scatter "
         "slice_scatter select_scatter index_copy index_fill masked_scatter flip one_hot tril triu "
         "tril_indices triu_indices upsample_nearest1d upsample_nearest2d upsample_nearest3d "
         "_upsample_nearest_exact2d upsample_nearest2d_backward pixel_shuffle pixel_unshuffle tile "
@@ -262,8 +262,8 @@ _GROUPS: list[tuple[str, Flops, str]] = [
         _none,
         "view permute transpose unsqueeze squeeze expand slice select chunk split split_with_sizes "
         "tensor_split unbind alias detach t mT numpy_T unflatten dropout dropout_ feature_dropout "
-        "expand_as view_as broadcast_to getitem lift_fresh_copy detach_ _assert_tensor_metadata "
-        "narrow movedim moveaxis swapaxes swapdims adjoint _unsafe_view sym_size sym_size.int "
+        "expand_as view_as broadcast_to lift_fresh_copy detach_ _assert_tensor_metadata "
+        "narrow movedim moveaxis swapaxes swapdims adjoint _unsafe_view sym_size "
         "_assert_scalar sym_constrain_range_for_size _assert_async diagonal as_strided unfold "
         "view_as_real view_as_complex real imag _conj conj resolve_conj resolve_neg squeeze_ "
         "unsqueeze_ hsplit vsplit dsplit unsafe_split unsafe_chunk unsafe_split_with_sizes "
