@@ -14,6 +14,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import to_json
 
 T = TypeVar("T")
 
@@ -92,7 +93,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, document: Any) -> None:
     """Write plain data as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(document, indent=1) + "\n")
+    write_text(path, to_json(document, indent=1, inf_nan_mode="constants").decode() + "\n")
 
 
 def nearest(name: str, names: Iterator[str] | list[str]) -> str:

@@ -83,6 +83,16 @@ def coarsen_to(graph: Graph, num_ops: int) -> Graph:
     return _contract(graph, _join_neighbours(order, ranks, _weights(graph), num_ops))
 
 
+def at_grain(graph: Graph, grain: Grain | int) -> Graph:
+    """The graph at a grain, or with at most that many operators."""
+    return coarsen_to(graph, grain) if isinstance(grain, int) else coarsen(graph, grain)
+
+
+def groups_of(coarse: Graph) -> tuple[tuple[str, ...], ...]:
+    """The members of each operator that is made of several: what a grain keeps together."""
+    return tuple(op.members for op in coarse.ops if op.members)
+
+
 def expand(placement: Mapping[str, str], coarse: Graph) -> dict[str, str]:
     """The device of every operator of the fine graph, from a placement of the coarse one."""
     return {member: placement[op.name] for op in coarse.ops for member in op.members or (op.name,)}

@@ -66,6 +66,11 @@ class Precision:
                 "arithmetic; use one of them for both, or 16 bits for one"
             )
 
+    @property
+    def is_what_if(self) -> bool:
+        """Whether it changes anything."""
+        return bool(self.weights or self.activations)
+
 
 @dataclass(frozen=True)
 class Pruning:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hardware.errors import InfeasibleError
+from scheduler.graph_file import read_graph
 from ui import cli, exits, files, pipeline, rented
 from ui.scenario import parse_scenario, read_scenario, vary
 
@@ -257,7 +258,7 @@ def test_run_writes_its_files(finished_run):
     assert json.loads((folder / "report.json").read_text()) == report
     plan, scenario = files.read_plan(folder / "plan.json")
     assert scenario.model.source == "zoo:cifar10-cnn"
-    assert set(plan.placement) == set(files.read_graph(folder / "graph.json").by_name)
+    assert set(plan.placement) == set(read_graph(folder / "graph.json").by_name)
     events = json.loads((folder / "trace.json").read_text())["traceEvents"]
     assert {e["ph"] for e in events} == {"M", "X"}
     assert all(e["dur"] >= 0 for e in events if e["ph"] == "X")

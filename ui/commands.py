@@ -14,10 +14,11 @@ import yaml
 from hardware.cluster_file import read_cluster
 from hardware.documents import to_plain, write_json
 from hardware.units import format_seconds, format_usd
-from scheduler.costs import cost_table
-from scheduler.instances import is_instance, read_instance
+from scheduler.coarsen import at_grain
+from scheduler.graph_file import graph_document, read_graph
+from scheduler.instances import is_instance
 from scheduler.plan import Plan
-from scheduler.problem import Objective, Problem
+from scheduler.precision import unsupported
 from ui import files, pipeline, sizing, terminal
 from ui.emit import emit
 from ui.exits import DONE, RUN_FAILED
@@ -64,8 +65,9 @@ def capture(arguments: argparse.Namespace) -> int:
     started_s = time.perf_counter()
     with terminal.steps("Capturing the model"):
         graph = capture_model(arguments.model, arguments.batch, arguments.dtype)
+    graph = at_grain(graph, arguments.grain if arguments.nodes is None else arguments.nodes)
     seconds = time.perf_counter() - started_s
-    document = {**files.graph_document(graph), "capture_s": seconds}
+    document = {**graph_document(graph), "capture_s": seconds}
     if arguments.output:
         write_json(arguments.output, document)
     if not emit(arguments, document):
@@ -76,14 +78,16 @@ def capture(arguments: argparse.Namespace) -> int:
 def plan(arguments: argparse.Namespace) -> int:
     """Scenario, or graph and cluster, to plan file."""
     if arguments.graph:
-        prepared, scenario = _problem_from_files(arguments), None
+        prepared, scenario = _prepare_files(arguments), None
     elif arguments.scenario:
         scenario = read_scenario(arguments.scenario)
-        changed = {k: getattr(arguments, k) for k in ("objective", "algorithm")}
+        changed = {k: getattr(arguments, k) for k in ("objective", "grain", "algorithm")}
         scenario = replace(scenario, **{k: v for k, v in changed.items() if v})
         prepared = pipeline.prepare_anywhere(scenario, terminal.steps)
     else:
         raise ValueError("plan needs a SCENARIO, or --graph FILE with --cluster FILE")
+    for note in unsupported(prepared.graph, prepared.problem.cluster):
+        terminal.notes.print(f"Note: {note}")
     prepared = pipeline.plan(prepared, terminal.steps)
     assert prepared.solution is not None
     document = files.plan_document(prepared.solution.best, scenario)
@@ -96,28 +100,25 @@ def plan(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _problem_from_files(arguments: argparse.Namespace) -> Prepared:
+def _prepare_files(arguments: argparse.Namespace) -> Prepared:
+    """State the problem of a graph file and a cluster file, or of a placement instance."""
     from ui.scenario import ModelSpec
 
-    objective: Objective = arguments.objective or "throughput"
-    if is_instance(arguments.graph):
-        instance = read_instance(arguments.graph)
-        problem = Problem(
-            instance.graph, instance.cluster, instance.costs, objective, memory_headroom=0
-        )
-    elif arguments.cluster:
-        graph, cluster = files.read_graph(arguments.graph), read_cluster(arguments.cluster)
-        problem = Problem(graph, cluster, cost_table(graph, cluster), objective)
-    else:
+    is_whole = is_instance(arguments.graph)
+    if not (arguments.cluster or is_whole):
         raise ValueError("plan --graph needs --cluster FILE: the devices and links to plan for")
+    graph = None if is_whole else read_graph(arguments.graph)
     scenario = Scenario(
-        ModelSpec(f"graph:{arguments.graph}", problem.graph.samples),
-        str(arguments.cluster),
-        objective,
+        ModelSpec(f"graph:{arguments.graph}", graph.samples if graph else 1),
+        str(arguments.cluster or "local"),
+        arguments.objective or "throughput",
+        arguments.grain or "operators",
         arguments.algorithm or "auto",
-        name=problem.graph.name,
+        name=arguments.graph.stem,
     )
-    return Prepared(scenario, problem)
+    if graph is None:
+        return pipeline.prepare_anywhere(scenario, terminal.steps)
+    return pipeline.prepare(scenario, graph, 1, read_cluster(arguments.cluster))
 
 
 def _scenario_and_plan(path: Path) -> tuple[Scenario, Plan | None]:
@@ -164,8 +165,8 @@ def simulate(arguments: argparse.Namespace) -> int:
 def execute(arguments: argparse.Namespace) -> int:
     """Scenario or plan to measured report."""
     scenario, given = _scenario_and_plan(arguments.scenario)
-    if not pipeline.is_local(scenario):
-        raise ValueError(f"{arguments.scenario}: execute runs here; set hardware: local")
+    if reason := pipeline.why_not_here(scenario):
+        raise ValueError(f"{arguments.scenario}: execute runs on this machine; {reason}")
     with pipeline.start_workers() as workers:
         prepared, model = pipeline.prepare_local(scenario, workers, terminal.steps)
         prepared, chosen = _with_plan(prepared, given)
@@ -228,6 +229,7 @@ def _compare_row(base: Scenario, changes: dict[str, Any]) -> dict[str, Any]:
         "usd_per_1k": cost.usd_per_1k if cost else None,
         "algorithm": best.algorithm,
         "devices": best.devices,
+        "notes": unsupported(prepared.graph, prepared.problem.cluster),
     }
 
 

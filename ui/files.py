@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from hardware.documents import parse, read_raw, to_plain, write_json
-from scheduler.graph import Graph
 from scheduler.plan import Plan
 from scheduler.report import Report, relative_error
 from scheduler.timeline import Span
@@ -24,31 +23,6 @@ def new_run_folder(name: str, root: Path = Path("runs")) -> Path:
     folder = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def graph_document(graph: Graph) -> dict[str, Any]:
-    """The capture file: totals first, then the graph."""
-    return {
-        "schema": "apportion.graph/1",
-        "name": graph.name,
-        "totals": graph.totals(),
-        "flops_by_kind": graph.flops_by_kind(),
-        "uncosted_ops": graph.uncosted_ops,
-        "graph": to_plain(graph),
-    }
-
-
-def read_graph(path: Path) -> Graph:
-    """Read a capture file.
-
-    Raises:
-        ValueError: it is none.
-    """
-    raw = read_raw(path)
-    if not isinstance(raw, dict) or raw.get("schema") != "apportion.graph/1":
-        found = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
-        raise ValueError(f"{path}: schema must be 'apportion.graph/1', got {found!r}")
-    return parse(raw.get("graph"), Graph, str(path))
 
 
 def plan_document(chosen: Plan, scenario: Scenario | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from hardware.documents import write_json
 from hardware.errors import InfeasibleError
+from scheduler.graph_file import graph_document
 from scheduler.plan import Plan
 from scheduler.report import Report
 from simulator.billing import Cost
@@ -39,8 +40,8 @@ def run_scenario(
         ValueError: bad input. InfeasibleError: no plan. WorkerError: a run failed. What had been
         computed by then is in the run's folder.
     """
-    if not pipeline.is_local(scenario):
-        prepared = pipeline.prepare_rented(scenario, steps)
+    if pipeline.why_not_here(scenario):
+        prepared = pipeline.prepare_anywhere(scenario, steps)
         return _predict(prepared, files.new_run_folder(scenario.name, root), steps)
     with pipeline.start_workers() as workers:
         prepared, model = pipeline.prepare_local(scenario, workers, steps, recalibrate)
@@ -59,7 +60,7 @@ def run_scenario(
 
 def _predict(prepared: Prepared, folder: Path, steps: Steps) -> JobResult:
     """Plan and simulate, here and elsewhere, and write what is known."""
-    write_json(folder / "graph.json", files.graph_document(prepared.graph))
+    write_json(folder / "graph.json", graph_document(prepared.graph))
     prepared = pipeline.plan(prepared, steps)
     if prepared.solution is None:
         raise InfeasibleError("no plan")
@@ -82,7 +83,7 @@ def _report(
     measured: Measured | None,
 ) -> JobResult:
     """Write report, page and trace; a report that still lacks its measurement says so."""
-    unfinished = measured is None and pipeline.is_local(prepared.scenario)
+    unfinished = measured is None and not pipeline.why_not_here(prepared.scenario)
     status = "partial: not executed" if unfinished else "complete"
     document = files.report_document(prepared, chosen, predicted, cost, measured, what_if, status)
     write_json(folder / "report.json", document)

@@ -15,18 +15,22 @@ import numpy as np
 from hardware.catalog import common_instances, find_instance, load_prices
 from hardware.cluster import Cluster
 from hardware.units import format_seconds
-from scheduler.costs import CostTable, cost_table
+from scheduler.coarsen import at_grain, groups_of
+from scheduler.costs import CostTable, cost_table, rescale
 from scheduler.graph import Graph
+from scheduler.instances import Instance
 from scheduler.plan import Plan
 from scheduler.portfolio import Solution, solve
+from scheduler.precision import Precision, Pruning, pruned, with_precision
 from scheduler.problem import Problem
 from scheduler.report import Report
 from simulator.billing import Cost, bill
 from simulator.replay import replay
 from simulator.serve import ServingReport, serve
 from simulator.whatif import Outcome, best_plan, compare_instances, service_times
+from ui.graph_source import graph_file, instance_of, stored_graph
 from ui.rented import rent, rented_cluster
-from ui.scenario import Scenario
+from ui.scenario import ModelSpec, Scenario
 
 if TYPE_CHECKING:
     from executor.run import Execution, LoadedModel
@@ -60,20 +64,32 @@ class Measured:
 
 
 def capture_graph(scenario: Scenario) -> tuple[Graph, int]:
-    """Capture the model for one micro-batch; returns it and the micro-batches per batch.
+    """The graph of one micro-batch, what-ifs applied, and the micro-batches per batch.
 
     Raises:
         ValueError: the model cannot be found or captured, or the batch not cut as asked.
     """
-    from executor.capture import capture
-    from executor.run import most_micro_batches
-
     model = scenario.model
     asked = scenario.num_micro_batches
     if isinstance(asked, int) and (asked < 1 or model.batch % asked):
         raise ValueError(f"num_micro_batches must divide model.batch ({model.batch}), got {asked}")
-    m = asked if isinstance(asked, int) else most_micro_batches(*_model_key(scenario))
-    return capture(model.source, model.batch // m, model.dtype), m
+    path = graph_file(scenario)
+    if path:
+        m = asked if isinstance(asked, int) else 1
+        graph = stored_graph(path, model.batch // m)
+    else:
+        from executor.capture import capture
+        from executor.run import most_micro_batches
+
+        m = asked if isinstance(asked, int) else most_micro_batches(*_model_key(scenario))
+        graph = capture(model.source, model.batch // m, model.dtype)
+    return changed(graph, model), m
+
+
+def changed(graph: Graph, model: ModelSpec) -> Graph:
+    """The graph with the model's what-ifs applied."""
+    graph = with_precision(graph, model.precision)
+    return pruned(graph, model.pruning, model.precision.weights)
 
 
 def _model_key(scenario: Scenario) -> tuple[str, int, str]:
@@ -83,6 +99,25 @@ def _model_key(scenario: Scenario) -> tuple[str, int, str]:
 def is_local(scenario: Scenario) -> bool:
     """Whether the scenario's hardware is this machine."""
     return scenario.hardware == "local"
+
+
+def why_not_here(scenario: Scenario) -> str:
+    """Why a scenario can be predicted only, not executed; empty where it runs on this machine."""
+    model = scenario.model
+    if not is_local(scenario):
+        return "its hardware is not this machine; set hardware: local"
+    if graph_file(scenario):
+        return f"{model.source} holds no weights to run; name the model itself as model.source"
+    if model.precision.is_what_if:
+        return (
+            "model.precision is predicted only; "
+            "set model.dtype to float32, bfloat16 or float16 in its place"
+        )
+    if model.pruning.ratio:
+        return (
+            "model.pruning is predicted only; leave it out, or prune the module of a python: source"
+        )
+    return ""
 
 
 def start_workers() -> Workers:
@@ -126,16 +161,52 @@ def prepare(
         scenario.constraints.memory_headroom,
         rent(scenario)[0],
         num_micro_batches,
+        colocated=groups_of(at_grain(graph, scenario.grain)),
     )
     return Prepared(scenario, problem)
 
 
 def prepare_anywhere(scenario: Scenario, steps: Steps) -> Prepared:
     """Capture, find or measure the hardware, and state the problem, without executing."""
+    if instance := instance_of(scenario):
+        return prepare_instance(scenario, instance)
     if not is_local(scenario):
         return prepare_rented(scenario, steps)
     with start_workers() as workers:
-        return prepare_local(scenario, workers, steps)[0]
+        if graph_file(scenario):
+            return prepare(scenario, *capture_graph(scenario), local_cluster(workers, steps))
+        model = scenario.model
+        plain = replace(model, precision=Precision(), pruning=Pruning())
+        prepared = prepare_local(replace(scenario, model=plain), workers, steps)[0]
+    return vary_measured(prepared, scenario) if model.is_what_if else prepared
+
+
+def prepare_instance(scenario: Scenario, instance: Instance) -> Prepared:
+    """State the problem of a placement instance; its memory limits are taken whole."""
+    problem = Problem(
+        instance.graph,
+        instance.cluster,
+        instance.costs,
+        scenario.objective,
+        scenario.constraints.pin,
+        memory_headroom=0.0,
+        usd_per_hour=rent(scenario)[0],
+        colocated=instance.colocated + groups_of(at_grain(instance.graph, scenario.grain)),
+        communication="serialised" if instance.costs.ends else "overlapped",
+    )
+    return Prepared(scenario, problem)
+
+
+def vary_measured(prepared: Prepared, scenario: Scenario) -> Prepared:
+    """Apply a scenario's what-ifs to a problem with measured times.
+
+    Each time changes as the cost model says that it would: measured * predicted / predicted.
+    """
+    problem = prepared.problem
+    graph = changed(problem.graph, scenario.model)
+    predicted = [cost_table(g, problem.cluster) for g in (problem.graph, graph)]
+    costs = rescale(problem.costs, *predicted)
+    return prepare(scenario, graph, problem.num_micro_batches, problem.cluster, costs)
 
 
 def prepare_rented(scenario: Scenario, steps: Steps) -> Prepared:

@@ -6,24 +6,38 @@ from typing import Any, Literal
 
 from hardware.documents import STRICT, parse, read_raw, to_plain
 from hardware.prices import Market
+from scheduler.coarsen import Grain
+from scheduler.precision import Precision, Pruning
 from scheduler.problem import Objective
 from simulator.serve import Serving, Traffic
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What is run: `source` is zoo:NAME or python:MODULE:FACTORY."""
+    """What is run.
+
+    Attributes:
+        source: zoo:NAME, python:MODULE:FACTORY, or graph:FILE for a graph or a placement instance.
+        precision, pruning: what-ifs, which are predicted and not run.
+    """
 
     __pydantic_config__ = STRICT
     source: str
     batch: int = 1
     dtype: str = "float32"
     mode: Literal["inference"] = "inference"
+    precision: Precision = field(default_factory=Precision)
+    pruning: Pruning = field(default_factory=Pruning)
 
     def __post_init__(self) -> None:
         """Refuse empty batches."""
         if self.batch < 1:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
+
+    @property
+    def is_what_if(self) -> bool:
+        """Whether the model differs from the one that its source builds."""
+        return self.precision.is_what_if or self.pruning.ratio > 0
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,7 @@ class Scenario:
 
     Attributes:
         hardware: 'local', the path of a cluster file, or instances of the catalog.
+        grain: what is placed together: operators, chains, layers, blocks, or the number of groups.
         algorithm: name of a placement algorithm, or 'auto' for the best of all.
         num_micro_batches: parts that a batch is cut into; 'auto' chooses.
     """
@@ -90,6 +105,7 @@ class Scenario:
     model: ModelSpec
     hardware: Rented | str = "local"
     objective: Objective = "throughput"
+    grain: Grain | int = "operators"
     algorithm: str = "auto"
     num_micro_batches: int | Literal["auto"] = "auto"
     constraints: Constraints = field(default_factory=Constraints)
