@@ -79,7 +79,8 @@ class Step:
 
     Attributes:
         option: `fusion` (compiled), `dp4`, `tp4`, `pp4_1` (four GPUs), or nothing.
-        nodes: as traced on this device; empty where only the whole was measured.
+        nodes: as traced on this device; empty where only the whole was measured, or where the
+            trace is of a model whose layer `LAYER` does not name.
     """
 
     device: str
@@ -148,7 +149,7 @@ def _read_nodes(path: Path, num_layers: int) -> tuple[Node, ...]:
     names = [row["Name"] for row in rows]
     bounds = [(names.index(a), names.index(b)) for a, b in LAYER if {a, b} <= set(names)]
     if len(bounds) != 1:
-        raise ValueError(f"{path}: which nodes are the repeated layer is not known for this model")
+        return ()
     first, last = bounds[0]
     counts = [num_layers if first <= i <= last else 1 for i in range(len(rows))]
     return tuple(_node(row, count) for row, count in zip(rows, counts, strict=True))
@@ -247,13 +248,25 @@ def elementwise_op(name: str, size: int, elements: Sequence[float]) -> Op:
 
 
 def find_graph(steps: Iterable[Step], step: Step, batch: int) -> Step | None:
-    """The nodes of another step of the same model and sizes; of the same mode where there is one.
+    """The nodes of another step of the same model and sequence, of the same mode if there is one.
 
-    Shapes do not depend on the device that a trace was taken on.
+    Shapes do not depend on the device that a trace was taken on; those of another batch are scaled.
     """
-    wanted = (step.model, step.sequence, batch)
-    same = [s for s in steps if s.nodes and (s.model, s.sequence, s.batch) == wanted]
-    same.sort(key=lambda s: (s.mode != step.mode, s.device))
+    same = [s for s in steps if s.nodes and (s.model, s.sequence) == (step.model, step.sequence)]
+    same.sort(key=lambda s: (s.batch != batch, s.mode != step.mode, -s.batch, s.device))
     if not same:
         return None
-    return replace(step, batch=batch, nodes=same[0].nodes, num_layers=same[0].num_layers)
+    nodes = tuple(_rebatch(node, same[0], batch) for node in same[0].nodes)
+    return replace(step, batch=batch, nodes=nodes, num_layers=same[0].num_layers)
+
+
+def _rebatch(node: Node, step: Step, batch: int) -> Node:
+    def scaled(shape: Shape) -> Shape:
+        """First axis times the ratio of batches, of what has one; weights are matrices."""
+        has_batch = len(shape) > 2 or shape[:1] in ((step.batch * step.sequence,), (step.batch,))
+        if step.batch == batch or not has_batch or shape[0] * batch % step.batch:
+            return shape
+        return (shape[0] * batch // step.batch, *shape[1:])
+
+    shapes = tuple(map(scaled, node.input_shapes))
+    return replace(node, input_shapes=shapes, shape=scaled(node.shape))

@@ -9,6 +9,7 @@ from typing import Any
 
 from hardware.cluster import Cluster, Link
 from hardware.documents import STRICT, nearest, parse, read, read_raw
+from hardware.fitted import with_fitted
 from hardware.instances import Instance
 from hardware.links import LinkFigures, LinkKind, figures
 from hardware.names import find_named
@@ -42,9 +43,13 @@ def load_sources(path: Path = DATA / "sources.yaml") -> dict[str, Source]:
 
 @cache
 def load_profiles(folder: Path = DATA / "devices") -> dict[str, DeviceProfile]:
-    """Device profiles by name."""
+    """Device profiles by name, with the efficiency models that were fitted for them."""
     files = sorted(folder.glob("*.yaml"))
-    return {name: profile for file in files for name, profile in read_profiles(file).items()}
+    return {
+        name: with_fitted(profile)
+        for file in files
+        for name, profile in read_profiles(file).items()
+    }
 
 
 def read_profiles(path: Path) -> dict[str, DeviceProfile]:

@@ -143,7 +143,9 @@ FEATURES: dict[str, Feature] = {
     "short_depth": lambda ops, p: np.log1p(TILE / 2 / ops.size("k")),
     "broadcast": _broadcast,
     "long_rows": lambda ops, p: np.maximum(0.0, np.log2(ops.size("columns") / 1024)),
-    "ramp": lambda ops, p: np.log1p(p.launch_overhead_s / (memory_seconds(ops, p) + TINY)),
+    "ramp": lambda ops, p: (
+        p.launch_overhead_s / (p.launch_overhead_s + memory_seconds(ops, p) + TINY)
+    ),
     "log_compute_s": lambda ops, p: np.log(compute_seconds(ops, p) + TINY),
     "log_memory_s": lambda ops, p: np.log(memory_seconds(ops, p) + TINY),
     "log_intensity": lambda ops, p: np.log(
