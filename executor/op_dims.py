@@ -34,9 +34,9 @@ def matmul_dims(call: OpCall) -> Dims:
     left, right = call.tensors[1:3] if with_bias_first else call.tensors[:2]
     if "grouped_mm" in call.name:
         return _grouped(left, right)
-    if call.name == "linear":
-        right = right.mT
     k, n = left.shape[-1], right.shape[-1] if right.ndim > 1 else 1
+    if call.name == "linear":
+        n = right.shape[0] if right.ndim > 1 else 1
     if right.ndim <= 2:
         return {"batch": 1, "m": left.numel() // max(k, 1), "n": n, "k": k}
     batch = prod(np.broadcast_shapes(left.shape[:-2], right.shape[:-2]))

@@ -221,7 +221,7 @@ _GROUPS: list[tuple[str, Flops, str]] = [
         "embedding",
         lambda call, dims: _area(dims),
         "embedding_bag _embedding_bag _embedding_bag_forward_only embedding_dense_backward "
-        "_embedding_bag_dense_backward embedding_backward",
+        "_embedding_bag_backward _embedding_bag_dense_backward embedding_backward",
     ),
     (
         "reduce",
