@@ -20,7 +20,7 @@ from hardware.documents import nearest
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SEED = 0
-FORMS = "zoo:NAME, python:MODULE:FACTORY, hf:FILE, onnx:FILE or graph:FILE"
+FORMS = "zoo:NAME, python:MODULE:FACTORY, hf:FILE or graph:FILE"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
-from typing import Literal
+from typing import Literal, get_args
 
 import networkx as nx
 
@@ -237,11 +237,25 @@ class Graph:
             sums[op.kind] += op.flops
         return dict(sorted(((k, v) for k, v in sums.items() if v), key=lambda item: -item[1]))
 
+    def phase_totals(self) -> dict[str, dict[str, float]]:
+        """Sums over forward, backward and optimizer: ops, flops, bytes, state_bytes."""
+        return {phase: _phase(self, phase) for phase in get_args(Phase)}
+
 
 BATCH_DIM = {"norm": "rows", "softmax": "rows", "reduce": "rows", "embedding": "rows"} | {
     "pool": "size", "elementwise": "size", "copy": "size"
 }  # fmt: skip
 """The size that grows with the batch, by operator class, where it is not called `batch`."""
+
+
+def _phase(graph: Graph, phase: Phase) -> dict[str, float]:
+    mine = [op for op in graph.ops if op.phase == phase]
+    return {
+        "ops": len(mine),
+        "flops": sum(op.flops for op in mine),
+        "bytes": sum(op.bytes_moved for op in mine),
+        "state_bytes": sum(op.state_bytes for op in mine),
+    }
 
 
 def sharing_weights(graph: Graph) -> tuple[tuple[str, ...], ...]:

@@ -1,4 +1,4 @@
-"""Graph files: the JSON document of a graph, its totals first."""
+"""The capture file: a graph as JSON, with its totals first."""
 
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,16 @@ SCHEMA = "apportion.graph/1"
 
 
 def graph_document(graph: Graph) -> dict[str, Any]:
-    """The capture file: totals first, then the graph."""
+    """The capture file: what was captured and how, totals, then the graph."""
     return {
         "schema": SCHEMA,
         "name": graph.name,
+        "mode": graph.mode,
+        "captured_by": graph.captured_by,
+        "notes": list(graph.notes),
         "totals": graph.totals(),
         "flops_by_kind": graph.flops_by_kind(),
+        "phases": graph.phase_totals() if graph.mode == "training" else None,
         "uncosted_ops": graph.uncosted_ops,
         "graph": to_plain(graph),
     }

@@ -66,13 +66,24 @@ def build_parser() -> argparse.ArgumentParser:
     recalibrate = "measure this machine again"
     run.add_argument("--recalibrate", action="store_true", help=recalibrate)
     capture = command("capture", "turn a model into a graph file with totals")
-    capture.add_argument("model", metavar="MODEL", help="zoo:NAME or python:MODULE:FACTORY")
+    capture.add_argument(
+        "model", metavar="MODEL",
+        help="zoo:NAME, python:MODULE:FACTORY, python:FILE.py:FACTORY, hf:FILE or "
+        "graph:FILE",
+    )  # fmt: skip
     capture.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the graph here")
     capture.add_argument("--batch", type=int, default=1, help="inferences at once (default 1)")
     capture.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
     grains = ("operators", "chains", "layers", "blocks")
     capture.add_argument("--grain", choices=grains, default=grains[0], help="fuse operators")
     capture.add_argument("--nodes", type=int, metavar="N", help="fuse to at most N operators")
+    modes = ["inference", "training", "generation"]
+    capture.add_argument("--mode", choices=modes, default="inference")
+    capture.add_argument("--tokens", type=int, help="tokens that a model of text reads at once")
+    capture.add_argument("--prompt-tokens", type=int, help="of a generation (default 128)")
+    capture.add_argument("--new-tokens", type=int, help="of a generation (default 128)")
+    capture.add_argument("--optimizer", choices=["adam", "sgd"], help="of training (default adam)")
+    capture.add_argument("--momentum", type=float, help="of sgd")
     plan = command("plan", "place the model's operators on the devices")
     plan.add_argument("scenario", type=Path, nargs="?", metavar="SCENARIO", help="scenario file")
     plan.add_argument("--graph", type=Path, metavar="FILE", help="a graph file, without scenario")

@@ -15,7 +15,8 @@ from hardware.cluster_file import read_cluster
 from hardware.documents import to_plain, write_json
 from hardware.units import format_seconds, format_usd
 from scheduler.coarsen import at_grain
-from scheduler.graph_file import graph_document, read_graph
+from scheduler.graph import Graph
+from scheduler.graph_file import read_graph
 from scheduler.instances import is_instance
 from scheduler.plan import Plan
 from scheduler.precision import unsupported
@@ -26,7 +27,8 @@ from ui.inventory import devices as devices
 from ui.inventory import prices as prices
 from ui.pipeline import Prepared
 from ui.rented import rent
-from ui.scenario import Scenario, read_scenario, vary
+from ui.scenario import ModelSpec, Scenario, read_scenario, vary
+from ui.source import capture_document, captured
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -60,14 +62,27 @@ def run(arguments: argparse.Namespace) -> int:
 
 def capture(arguments: argparse.Namespace) -> int:
     """Model source to graph file."""
-    from executor.capture import capture as capture_model
-
+    model = ModelSpec(
+        arguments.model,
+        arguments.batch,
+        arguments.dtype,
+        arguments.mode,
+        arguments.tokens,
+        arguments.prompt_tokens,
+        arguments.new_tokens,
+        arguments.optimizer,
+        arguments.momentum,
+    )
     started_s = time.perf_counter()
     with terminal.steps("Capturing the model"):
-        graph = capture_model(arguments.model, arguments.batch, arguments.dtype)
-    graph = at_grain(graph, arguments.grain if arguments.nodes is None else arguments.nodes)
+        found = captured(model)
+        if isinstance(found, Graph):
+            found = at_grain(found, arguments.grain if arguments.nodes is None else arguments.nodes)
+        document = capture_document(found)
     seconds = time.perf_counter() - started_s
-    document = {**graph_document(graph), "capture_s": seconds}
+    document["capture_s"] = seconds
+    for note in document["notes"]:
+        terminal.notes.print(f"Note: {note}")
     if arguments.output:
         write_json(arguments.output, document)
     if not emit(arguments, document):
@@ -102,8 +117,6 @@ def plan(arguments: argparse.Namespace) -> int:
 
 def _prepare_files(arguments: argparse.Namespace) -> Prepared:
     """State the problem of a graph file and a cluster file, or of a placement instance."""
-    from ui.scenario import ModelSpec
-
     is_whole = is_instance(arguments.graph)
     if not (arguments.cluster or is_whole):
         raise ValueError("plan --graph needs --cluster FILE: the devices and links to plan for")
@@ -153,6 +166,8 @@ def simulate(arguments: argparse.Namespace) -> int:
     if not emit(arguments, document):
         terminal.show_plans(prepared)
         terminal.show_prediction(predicted, prepared)
+        if document["generation"]:
+            terminal.show_generation(document["generation"])
         if scenario.traffic:
             terminal.show_serving(document["serving"], scenario.traffic.rate)
         if cost:

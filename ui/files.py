@@ -14,8 +14,29 @@ from scheduler.timeline import Span
 from simulator.billing import Cost
 from simulator.capacity import Fleet
 from simulator.whatif import Outcome
-from ui.pipeline import Measured, Prepared
+from ui.pipeline import Measured, Prepared, generation_report
 from ui.scenario import Scenario, parse_scenario
+
+_BATCHES = {
+    "latency_s": "s per batch",
+    "throughput_per_s": "inferences/s",
+    "busy_s": "s per micro-batch",
+}
+UNITS = {
+    "inference": _BATCHES,
+    "prefill": _BATCHES,
+    "training": {
+        "latency_s": "s per training step",
+        "throughput_per_s": "samples/s",
+        "busy_s": "s per training step",
+    },
+    "decode": {
+        "latency_s": "s per decode step",
+        "throughput_per_s": "tokens/s",
+        "busy_s": "s per decode step",
+    },
+}
+"""Units of a report's figures by the mode of its graph."""
 
 
 def new_run_folder(name: str, root: Path = Path("runs")) -> Path:
@@ -60,19 +81,18 @@ def report_document(
 ) -> dict[str, Any]:
     """The report file: prediction, measurement, their error, cost, and provenance."""
     execution = measured.execution if measured else None
+    generation = generation_report(prepared, chosen, predicted)
     return {
         "schema": "apportion.report/1",
         "name": prepared.scenario.name,
         "status": status,
         "scenario": to_plain(prepared.scenario),
         "batch": prepared.problem.batch,
-        "units": {
-            "latency_s": "s per batch",
-            "throughput_per_s": "inferences/s",
-            "busy_s": "s per micro-batch",
-        },
+        "mode": prepared.graph.mode,
+        "units": UNITS[prepared.graph.mode],
         "predicted": to_plain(predicted),
         "measured": to_plain(execution.report) if execution else None,
+        "generation": to_plain(generation) if generation else None,
         "error": errors(predicted, execution.report) if execution else None,
         "output": execution
         and {

@@ -17,7 +17,8 @@ from hardware.cluster import Cluster
 from hardware.units import format_seconds
 from scheduler.coarsen import at_grain, groups_of
 from scheduler.costs import CostTable, cost_table, rescale
-from scheduler.graph import Graph
+from scheduler.generation import Generation
+from scheduler.graph import Graph, sharing_weights
 from scheduler.instances import Instance
 from scheduler.plan import Plan
 from scheduler.portfolio import Solution, solve
@@ -25,12 +26,14 @@ from scheduler.precision import Precision, Pruning, pruned, with_precision
 from scheduler.problem import Problem
 from scheduler.report import Report
 from simulator.billing import Cost, bill
+from simulator.generation import GenerationReport, predict_generation
 from simulator.replay import replay
 from simulator.serve import ServingReport, serve
 from simulator.whatif import Outcome, best_plan, compare_instances, service_times
 from ui.graph_source import graph_file, instance_of, stored_graph
 from ui.rented import rent, rented_cluster
 from ui.scenario import ModelSpec, Scenario
+from ui.source import captured
 
 if TYPE_CHECKING:
     from executor.run import Execution, LoadedModel
@@ -76,14 +79,25 @@ def capture_graph(scenario: Scenario) -> tuple[Graph, int]:
     path = graph_file(scenario)
     if path:
         m = asked if isinstance(asked, int) else 1
-        graph = stored_graph(path, model.batch // m)
-    else:
-        from executor.capture import capture
-        from executor.run import most_micro_batches
+        return changed(stored_graph(path, model.batch // m), model), m
+    if model.mode != "inference":
+        if asked not in ("auto", 1):
+            raise ValueError(
+                f"num_micro_batches must be 1 for mode {model.mode}, got {asked}: "
+                "each step needs what the one before left"
+            )
+        found = captured(model)
+        return changed(found.decode if isinstance(found, Generation) else found, model), 1
+    m = asked if isinstance(asked, int) else _most_micro_batches(model)
+    part = captured(replace(model, batch=model.batch // m))
+    assert isinstance(part, Graph)
+    return changed(part, model), m
 
-        m = asked if isinstance(asked, int) else most_micro_batches(*_model_key(scenario))
-        graph = capture(model.source, model.batch // m, model.dtype)
-    return changed(graph, model), m
+
+def _most_micro_batches(model: ModelSpec) -> int:
+    from executor.run import most_micro_batches
+
+    return most_micro_batches(*_model_key(model), tokens=model.tokens)
 
 
 def changed(graph: Graph, model: ModelSpec) -> Graph:
@@ -92,8 +106,8 @@ def changed(graph: Graph, model: ModelSpec) -> Graph:
     return pruned(graph, model.pruning, model.precision.weights)
 
 
-def _model_key(scenario: Scenario) -> tuple[str, int, str]:
-    return scenario.model.source, scenario.model.batch, scenario.model.dtype
+def _model_key(model: ModelSpec) -> tuple[str, int, str]:
+    return model.source, model.batch, model.dtype
 
 
 def is_local(scenario: Scenario) -> bool:
@@ -108,6 +122,8 @@ def why_not_here(scenario: Scenario) -> str:
         return "its hardware is not this machine; set hardware: local"
     if graph_file(scenario):
         return f"{model.source} holds no weights to run; name the model itself as model.source"
+    if model.mode != "inference":
+        return f"mode {model.mode} is predicted only; apportion simulate predicts it"
     if model.precision.is_what_if:
         return (
             "model.precision is predicted only; "
@@ -149,19 +165,24 @@ def prepare(
 ) -> Prepared:
     """State the placement problem; without measured `costs` the cost model predicts them.
 
+    Steps of training and generation follow one another, so their throughput is that of one step
+    at a time; in training, what reads a weight stays with its update.
+
     Raises:
         ValueError: an unsupported dtype, unknown pins, or an objective without a price.
     """
+    alone = graph.is_sequential and scenario.objective == "throughput"
     problem = Problem(
         graph,
         cluster,
         costs or cost_table(graph, cluster),
-        scenario.objective,
+        "latency" if alone else scenario.objective,
         scenario.constraints.pin,
         scenario.constraints.memory_headroom,
         rent(scenario)[0],
         num_micro_batches,
-        colocated=groups_of(at_grain(graph, scenario.grain)),
+        colocated=groups_of(at_grain(graph, scenario.grain))
+        + (sharing_weights(graph) if graph.mode == "training" else ()),
     )
     return Prepared(scenario, problem)
 
@@ -173,7 +194,7 @@ def prepare_anywhere(scenario: Scenario, steps: Steps) -> Prepared:
     if not is_local(scenario):
         return prepare_rented(scenario, steps)
     with start_workers() as workers:
-        if graph_file(scenario):
+        if graph_file(scenario) or scenario.model.mode != "inference":
             return prepare(scenario, *capture_graph(scenario), local_cluster(workers, steps))
         model = scenario.model
         plain = replace(model, precision=Precision(), pruning=Pruning())
@@ -251,7 +272,9 @@ def load(scenario: Scenario, num_micro_batches: int, steps: Steps) -> LoadedMode
     from executor.run import load_model
 
     with steps("Building the model with weights"):
-        return load_model(*_model_key(scenario), num_micro_batches)
+        return load_model(
+            *_model_key(scenario.model), num_micro_batches, tokens=scenario.model.tokens
+        )
 
 
 def measure_op_times(
@@ -279,6 +302,22 @@ def predict(prepared: Prepared, chosen: Plan, steps: Steps) -> tuple[Report, Cos
     if usd_per_hour is not None:
         cost = bill(usd_per_hour, report.throughput_per_s, provenance)
     return report, cost
+
+
+def generation_report(
+    prepared: Prepared, chosen: Plan, predicted: Report
+) -> GenerationReport | None:
+    """What the plan of a decode step means for the generation; None in other modes.
+
+    Raises:
+        InfeasibleError: the prefill does not fit.
+    """
+    if prepared.scenario.model.mode != "generation":
+        return None
+    found = captured(prepared.scenario.model)
+    if not isinstance(found, Generation):
+        return None
+    return predict_generation(prepared.problem, chosen, found, predicted.latency_s.p50)
 
 
 def elsewhere(
@@ -338,6 +377,11 @@ def serve_traffic(prepared: Prepared) -> ServingReport:
         ValueError: the scenario has no traffic.
     """
     scenario, problem = prepared.scenario, prepared.problem
+    if problem.graph.mode != "inference":
+        raise ValueError(
+            f"traffic: requests are inferences, model.mode is {scenario.model.mode}; "
+            "leave traffic out"
+        )
     if scenario.traffic is None:
         raise ValueError("traffic: the scenario has none")
     max_batch = scenario.serving.batch.max or scenario.model.batch

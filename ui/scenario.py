@@ -17,7 +17,12 @@ class ModelSpec:
     """What is run.
 
     Attributes:
-        source: zoo:NAME, python:MODULE:FACTORY, or graph:FILE for a graph or a placement instance.
+        source: zoo:NAME, python:MODULE:FACTORY, python:FILE.py:FACTORY, hf:FILE, or graph:FILE for
+            a graph or a placement instance.
+        mode: `inference`, `training` (a step: forward, backward, optimizer) or `generation`.
+        tokens: read at once by a model of text, for inference and training.
+        prompt_tokens, new_tokens: of a generation (128 each).
+        optimizer, momentum: of training; adam unless it says sgd.
         precision, pruning: what-ifs, which are predicted and not run.
     """
 
@@ -25,14 +30,35 @@ class ModelSpec:
     source: str
     batch: int = 1
     dtype: str = "float32"
-    mode: Literal["inference"] = "inference"
+    mode: Literal["inference", "training", "generation"] = "inference"
+    tokens: int | None = None
+    prompt_tokens: int | None = None
+    new_tokens: int | None = None
+    optimizer: Literal["adam", "sgd"] | None = None
+    momentum: float | None = None
     precision: Precision = field(default_factory=Precision)
     pruning: Pruning = field(default_factory=Pruning)
 
     def __post_init__(self) -> None:
-        """Refuse empty batches."""
-        if self.batch < 1:
-            raise ValueError(f"batch must be at least 1, got {self.batch}")
+        """Refuse empty sizes, and keys of another mode."""
+        for key in ("batch", "tokens", "prompt_tokens", "new_tokens"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"{key} must be at least 1, got {value}")
+        belongs = {
+            "tokens": ("inference", "training"),
+            "prompt_tokens": ("generation",),
+            "new_tokens": ("generation",),
+            "optimizer": ("training",),
+            "momentum": ("training",),
+        }
+        for key, modes in belongs.items():
+            if getattr(self, key) is not None and self.mode not in modes:
+                raise ValueError(f"{key} needs mode {' or '.join(modes)}, got mode {self.mode}")
+        if self.momentum is not None and not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be from 0 and below 1, got {self.momentum}")
+        if self.momentum is not None and self.optimizer != "sgd":
+            raise ValueError("momentum needs optimizer: sgd")
 
     @property
     def is_what_if(self) -> bool:

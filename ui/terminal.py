@@ -55,10 +55,36 @@ def show_capture(document: dict[str, Any], seconds: float) -> None:
         ["of which", ", ".join(f"{k} {v / totals['flops']:.1%}" for k, v in kinds)],
         ["parameters", f"{totals['params']:,} ({format_bytes(totals['param_bytes'])})"],
         ["bytes moved", format_bytes(totals["bytes"])],
+    ]
+    for phase, sums in (document.get("phases") or {}).items():
+        work = format_count(sums["flops"], "FLOP")
+        state = f", {format_bytes(sums['state_bytes'])} states" if sums["state_bytes"] else ""
+        rows.append([phase, f"{work}, {format_bytes(sums['bytes'])} moved{state}"])
+    if "generation" in document:
+        sizes, prefill = document["generation"], document["prefill"]["totals"]
+        held = f"{format_bytes(sizes['kv_bytes'])} for {sizes['context']} tokens"
+        rows.append(["cache of keys and values", held])
+        rows.append(["prefill: work", format_count(prefill["flops"], "FLOP")])
+    rows += [
         ["uncosted operators", ", ".join(document["uncosted_ops"]) or "none"],
+        ["captured by", document["captured_by"] or "a file"],
         ["captured in", format_seconds(seconds)],
     ]
-    table(f"Graph of {document['name']}", ["", "value"], rows)
+    kind = {"decode": "Decode step", "training": "Training step"}.get(document["mode"], "Graph")
+    table(f"{kind} of {document['name']}", ["", "value"], rows)
+
+
+def show_generation(report: Mapping[str, Any]) -> None:
+    """A generation as predicted: time to the first token, per further token, and in all."""
+    count = f"{report['prompt_tokens']} prompt and {report['new_tokens']} new tokens"
+    rows = [
+        ["time to first token", format_seconds(report["ttft_s"])],
+        ["time per output token", format_seconds(report["tpot_s"])],
+        ["whole answer", format_seconds(report["seconds"])],
+        ["tokens/s of the batch", f"{report['tokens_per_s']:.4g}"],
+        ["cache of keys and values", format_bytes(report["kv_bytes"])],
+    ]
+    table(f"Generation of {count}", ["", "predicted"], rows)
 
 
 def objective_value(plan: Plan) -> str:
@@ -90,11 +116,13 @@ def show_memory(plan: Plan) -> None:
             device,
             format_bytes(need.param_bytes),
             format_bytes(need.activation_bytes),
+            format_bytes(need.gradient_bytes),
+            format_bytes(need.state_bytes),
             format_bytes(need.limit_bytes),
         ]
         for device, need in plan.memory.items()
     ]
-    table("Memory", ["device", "parameters", "activations", "limit"], rows)
+    table("Memory", ["device", "parameters", "activations", "gradients", "states", "limit"], rows)
 
 
 def show_prediction(predicted: Report, prepared: Prepared) -> None:

@@ -1,0 +1,71 @@
+"""What a plan of a decode step means for generation: first token, further tokens, all of them."""
+
+from dataclasses import dataclass, replace
+
+from hardware.documents import STRICT
+from scheduler.costs import cost_table
+from scheduler.generation import Generation, prefill_placement
+from scheduler.memory import check_memory, memory_needs
+from scheduler.plan import Plan, cut_stages
+from scheduler.problem import Problem
+from scheduler.timeline import makespan, stage_timeline
+
+
+@dataclass(frozen=True)
+class GenerationReport:
+    """Generation of a batch of answers.
+
+    Attributes:
+        kv_bytes: the cache of keys and values at its largest, over all devices.
+        ttft_s: from the prompt to the first token: the prefill.
+        tpot_s: each further token: the decode step at the middle of the answer.
+        seconds: ttft_s + (new_tokens - 1) * tpot_s.
+        tokens_per_s: of the whole batch, over those seconds.
+    """
+
+    __pydantic_config__ = STRICT
+
+    prompt_tokens: int
+    new_tokens: int
+    context: int
+    kv_bytes: float
+    ttft_s: float
+    tpot_s: float
+    seconds: float
+    tokens_per_s: float
+
+
+def predict_generation(
+    problem: Problem, plan: Plan, generation: Generation, tpot_s: float
+) -> GenerationReport:
+    """Predict a generation whose decode step takes `tpot_s` by a plan; weights stay in place.
+
+    Raises:
+        InfeasibleError: the prefill does not fit beside the cache, or lacks a link.
+    """
+    prefill = replace(
+        problem,
+        graph=generation.prefill,
+        costs=cost_table(generation.prefill, problem.cluster),
+        objective="latency",
+        pins={},
+        forbidden={},
+        colocated=(),
+    )
+    placement = prefill_placement(generation, plan.placement)
+    stages = cut_stages(prefill.graph, placement)
+    needs = memory_needs(prefill, placement, stages, 1)
+    held = {device: need.state_bytes for device, need in plan.memory.items()}
+    check_memory({d: replace(n, state_bytes=held.get(d, 0.0)) for d, n in needs.items()})
+    ttft_s = makespan(stage_timeline(prefill, stages))
+    seconds = generation.seconds(ttft_s, tpot_s)
+    return GenerationReport(
+        generation.prompt_tokens,
+        generation.new_tokens,
+        generation.context,
+        generation.kv_bytes,
+        ttft_s,
+        tpot_s,
+        seconds,
+        generation.new_tokens * generation.decode.samples / seconds,
+    )

@@ -1,0 +1,68 @@
+"""From the model of a scenario to its graph, by source and mode."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from scheduler.generation import Generation
+from scheduler.graph import Graph
+from scheduler.graph_file import graph_document, read_graph
+from scheduler.instances import is_instance, read_instance
+from scheduler.precision import Precision, Pruning
+from ui.scenario import ModelSpec
+
+
+def captured(model: ModelSpec) -> Graph | Generation:
+    """Capture a model in its mode; a graph file is read.
+
+    Raises:
+        ValueError: the source is unknown or cannot be captured.
+    """
+    scheme, _, path = model.source.partition(":")
+    if scheme == "graph":
+        return (
+            read_instance(Path(path)).graph if is_instance(Path(path)) else read_graph(Path(path))
+        )
+    return _captured(replace(model, precision=Precision(), pruning=Pruning()))
+
+
+@lru_cache(maxsize=4)
+def _captured(model: ModelSpec) -> Graph | Generation:
+    if model.mode == "generation":
+        from executor.generation import capture_generation
+
+        return capture_generation(
+            model.source, model.batch, model.dtype, model.prompt_tokens or 128,
+            model.new_tokens or 128,
+        )  # fmt: skip
+    if model.mode == "training":
+        from executor.sources import build_model
+        from executor.training import Optimizer, capture_training
+
+        optimizer = Optimizer(model.optimizer or "adam", model.momentum or 0.0)
+        built = build_model(model.source, model.batch, model.dtype, "meta", model.tokens)
+        return capture_training(built, model.batch, optimizer)
+    from executor.capture import capture
+
+    return capture(model.source, model.batch, model.dtype, model.tokens)
+
+
+def capture_document(found: Graph | Generation) -> dict[str, Any]:
+    """The capture file of a graph, or of both graphs of a generation (the decode step first)."""
+    if isinstance(found, Graph):
+        return graph_document(found)
+    prefill = graph_document(found.prefill)
+    return {
+        **graph_document(found.decode),
+        "generation": {
+            "prompt_tokens": found.prompt_tokens,
+            "new_tokens": found.new_tokens,
+            "context": found.context,
+            "kv_bytes": found.kv_bytes,
+            "kv_bytes_per_token": found.kv_bytes / found.context / found.decode.samples,
+        },
+        "prefill": {key: prefill[key] for key in ("totals", "uncosted_ops", "graph")},
+    }
