@@ -1,14 +1,17 @@
 """Recipes: one operator call as plain data, from which its tensors are made and it is run."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from executor.capture import to_graph
+from executor.program import Program
 from hardware.documents import nearest
+from scheduler.graph import Op
 
 DTYPES = {str(d).removeprefix("torch."): d for d in (
     torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.int32,
@@ -18,7 +21,7 @@ DTYPES = {str(d).removeprefix("torch."): d for d in (
 
 @dataclass(frozen=True)
 class Like:
-    """A tensor to be made: `weight` tells parameters from activations; integers are below `high`."""
+    """A tensor to be made; `weight` tells parameters from activations, integers are below `high`."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -99,32 +102,75 @@ def _like(source: fx.Node, reader: fx.Node, weights: Mapping[str, Any]) -> Any:
     return Like(shape, stride, dtype, source.name in weights, high)
 
 
-def runner(recipe: Recipe, device: str, footprint_bytes: float) -> Callable[[], object]:
-    """A function that runs the call; activations stay warm, weights are as cold as in a model.
+Call = Callable[[], object]
 
-    Each run takes the next of several copies of the weights, which together hold up to
-    `footprint_bytes`: what a whole model reads between two uses of the same weight.
+
+class Arena:
+    """Memory that weights are taken from in turn, so that they are as cold as in a model.
+
+    A weight comes back into the caches' reach only after all others of `num_bytes`: what a whole
+    model reads between two uses of the same weight.
     """
-    function = operator(recipe.target)
-    copies = int(min(MAX_COPIES, max(1, footprint_bytes // max(1, recipe.weight_bytes))))
+
+    def __init__(self, num_bytes: float, device: str) -> None:
+        self.num_bytes, self.device = int(num_bytes), device
+        self.flat: dict[str, Tensor] = {}
+        self.cursor: dict[str, int] = {}
+
+    def take(self, like: Like) -> Tensor:
+        """The next piece of memory, in the shape of `like`."""
+        item = torch.empty(0, dtype=DTYPES[like.dtype]).element_size()
+        num = -(-like.num_bytes // LINE_BYTES) * LINE_BYTES // item
+        size = max(num, self.num_bytes // item)
+        if like.dtype not in self.flat or self.flat[like.dtype].numel() < num:
+            self.flat[like.dtype] = dense(size, dtype=like.dtype).make(self.device)
+        start = self.cursor.get(like.dtype, 0)
+        if start + num > self.flat[like.dtype].numel():
+            start = 0
+        self.cursor[like.dtype] = start + num
+        return self.flat[like.dtype].as_strided(like.shape, like.stride, start)
+
+
+LINE_BYTES = 64
+MAX_COPIES = 32
+
+
+def calls(recipe: Recipe, arena: Arena) -> list[Call]:
+    """Ready calls of one recipe: one set of activations, the weights each time others."""
+    function, device = operator(recipe.target), arena.device
     kept = {like: like.make(device) for like in recipe.likes if not like.weight}
-    calls = []
-    for _ in range(copies if recipe.weight_bytes else 1):
-        made = kept | {like: like.make(device) for like in recipe.likes if like.weight}
+    weights = [like for like in recipe.likes if like.weight]
+    copies = min(MAX_COPIES, max(1, arena.num_bytes // max(1, recipe.weight_bytes)))
+    ready: list[Call] = []
+    for _ in range(copies if weights else 1):
+        made = kept | {like: arena.take(like) for like in weights}
         args = _filled(recipe.args, made, device)
-        calls.append((args, {k: _filled(v, made, device) for k, v in recipe.kwargs}))
-    turn = 0
-
-    def run() -> object:
-        nonlocal turn
-        args, kwargs = calls[turn]
-        turn = (turn + 1) % len(calls)
-        return function(*args, **kwargs)
-
-    return run
+        kwargs = {key: _filled(value, made, device) for key, value in recipe.kwargs}
+        ready.append(partial(function, *args, **kwargs))
+    return ready
 
 
-MAX_COPIES = 64
+def describe(recipes: Sequence[Recipe]) -> list[Op]:
+    """The operators that recipes run, as capture would see them in a model."""
+    graph, weights, state = fx.Graph(), {}, {}
+    for i, recipe in enumerate(recipes):
+        metas = [torch.empty_strided(x.shape, x.stride, dtype=DTYPES[x.dtype], device="meta")
+                 for x in recipe.likes]  # fmt: skip
+        nodes = [graph.placeholder(f"x{i}_{j}") for j in range(len(metas))]
+        for node, meta, like in zip(nodes, metas, recipe.likes, strict=True):
+            node.meta["val"] = meta
+            if like.weight:
+                weights[node.name], state[node.name] = node.name, meta
+        function = operator(recipe.target)
+        turn, values = iter(nodes), iter(metas)
+        args = _mapped(recipe.args, lambda _, turn=turn: next(turn))  # type: ignore[misc]
+        node = graph.call_function(function, args, dict(recipe.kwargs), name=f"op{i}")
+        given = _mapped(recipe.args, lambda _, values=values: next(values))  # type: ignore[misc]
+        node.meta["val"] = function(*given, **dict(recipe.kwargs))
+    graph.output(())
+    module = fx.GraphModule(torch.nn.Module(), graph)
+    program = Program(module, weights, state, frozenset(weights), (), "recipes")
+    return list(to_graph(program, "recipes", 1).ops)
 
 
 def operator(dotted: str) -> Callable[..., Any]:
@@ -141,11 +187,17 @@ def operator(dotted: str) -> Callable[..., Any]:
 
 
 def _filled(value: Any, made: Mapping[Like, Tensor], device: str) -> Any:
-    if isinstance(value, Like):
-        return made[value]
+    if isinstance(value, torch.device):
+        return torch.device(device)
     if isinstance(value, tuple):
         return tuple(_filled(item, made, device) for item in value)
-    return torch.device(device) if isinstance(value, torch.device) else value
+    return made[value] if isinstance(value, Like) else value
+
+
+def _mapped(value: Any, change: Callable[[Like], Any]) -> Any:
+    if isinstance(value, Like):
+        return change(value)
+    return tuple(_mapped(item, change) for item in value) if isinstance(value, tuple) else value
 
 
 def _leaves(value: Any) -> Iterator[Like]:

@@ -1,43 +1,96 @@
-"""How an operator is timed on a device: many short samples, the median, and how far they spread."""
+"""How operators are timed: in turn as in a model, many times over, and the median of each."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import psutil
+import torch
+
+from executor.recipes import Call
 from executor.worker import Context
 
-SAMPLE_S = 200e-6
-"""A sample repeats a call until about this long, so that reading the clock does not count."""
-MIN_SAMPLES = 5
-MAX_SAMPLES = 25
+MIN_PASSES = 5
+MAX_PASSES = 200
+CUDA_REPEATS = 10
+"""Calls between two CUDA events: as in a model, the next is launched while one computes."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Median seconds of a call, and the half-width of the middle half of the samples."""
+    """Seconds of one call: the median, and the middle half of the samples."""
 
     seconds: float
-    spread_s: float
+    low_s: float
+    high_s: float
 
 
-def time_call(context: Context, run: Callable[[], object], budget_s: float) -> Timing:
-    """Time a call for about `budget_s`, at least `MIN_SAMPLES` samples.
+def time_in_turn(
+    context: Context, operators: Sequence[Sequence[Call]], budget_s: float
+) -> list[Timing]:
+    """Time every operator for about `budget_s` in all; at least `MIN_PASSES` samples of each.
 
-    Two calls come first that do not count: libraries choose their kernels then.
+    Each pass runs every operator once, one after another, with the next of its calls: code and
+    data are then as warm as in a model, where in a loop of its own an operator is up to a third
+    faster. Two passes come first that do not count: libraries choose their kernels there.
     """
-    run()
-    start_s = context.clock()
-    run()
-    once_s = max(context.clock() - start_s, 1e-7)
-    inner = max(1, round(SAMPLE_S / once_s))
-    samples: list[float] = []
+    samples: list[list[float]] = [[] for _ in operators]
+    for turn in range(2):
+        for calls in operators:
+            calls[turn % len(calls)]()
     begin_s = context.clock()
-    while len(samples) < MIN_SAMPLES or (
-        len(samples) < MAX_SAMPLES and context.clock() - begin_s < budget_s
-    ):
-        start_s = context.clock()
-        for _ in range(inner):
-            run()
-        samples.append((context.clock() - start_s) / inner)
-    low, middle, high = statistics.quantiles(samples, n=4)
-    return Timing(middle, (high - low) / 2)
+    turn = 0
+    while turn < MIN_PASSES or (turn < MAX_PASSES and context.clock() - begin_s < budget_s):
+        for times, calls in zip(samples, operators, strict=True):
+            times.append(_sample(context, calls, turn))
+        turn += 1
+    return [timing(times) for times in samples]
+
+
+def timing(samples: Sequence[float]) -> Timing:
+    """Median and quartiles of samples."""
+    low, middle, high = statistics.quantiles(samples, n=4, method="inclusive")
+    return Timing(middle, low, high)
+
+
+def _sample(context: Context, calls: Sequence[Call], turn: int) -> float:
+    if context.device.kind == "gpu":
+        return _cuda_sample(calls, turn)
+    call = calls[turn % len(calls)]
+    start_s = context.clock()
+    call()
+    return context.clock() - start_s
+
+
+def _cuda_sample(calls: Sequence[Call], turn: int) -> float:
+    event = partial(torch.cuda.Event, enable_timing=True)
+    start, end = event(), event()
+    start.record()
+    for i in range(CUDA_REPEATS):
+        calls[(turn + i) % len(calls)]()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) * 1e-3 / CUDA_REPEATS
+
+
+class Load:
+    """How busy other processes keep the machine from now on, in cores."""
+
+    def __init__(self) -> None:
+        self._start = self._figures()
+
+    def others(self) -> float:
+        """Cores that others kept busy, or that the host took away, since the start."""
+        wall, busy, own = (
+            now - then for now, then in zip(self._figures(), self._start, strict=True)
+        )
+        return max(0.0, (busy - own) / wall) if wall > 0 else 0.0
+
+    def _figures(self) -> tuple[float, float, float]:
+        cpu = psutil.cpu_times()
+        idle = cpu.idle + getattr(cpu, "iowait", 0.0)
+        me = psutil.Process()
+        mine = [me, *me.children(recursive=True)]
+        own = sum(sum(process.cpu_times()[:2]) for process in mine)
+        return sum(cpu[:8]), sum(cpu[:8]) - idle, own

@@ -2,7 +2,8 @@
 
 Every feature is the logarithm of a plain ratio or size, so that a model reads the same on small
 and large operators; those over a peak, bandwidth, cache or number of units are relative to the
-device. `log_SIZE` is the logarithm of any size in `Op.dims`, e.g. `log_m`.
+device. `log_SIZE` is the logarithm of any size in `Op.dims`, e.g. `log_m`; `is_SIZE` is one
+that is 0 or 1.
 """
 
 from collections.abc import Callable, Sequence
@@ -175,6 +176,8 @@ def feature_matrix(names: Sequence[str], ops: OpColumns, profile: DeviceProfile)
 def _feature(name: str) -> Feature:
     if name in FEATURES:
         return FEATURES[name]
+    if name.startswith("is_"):
+        return lambda ops, profile: ops.size(name.removeprefix("is_"))
     size = name.removeprefix("log_")
     if size == name:
         raise ValueError(f"unknown feature '{name}'{nearest(name, list(FEATURES))}")
