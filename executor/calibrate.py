@@ -1,17 +1,21 @@
-"""From measurements of this machine to a cluster of calibrated device profiles."""
+"""From measurements of this machine to calibrated device profiles, and a cluster of them."""
 
+from dataclasses import replace
 from itertools import permutations
+from pathlib import Path
 
 import torch
 
 from executor import cache
 from executor.devices import LocalDevice, local_devices, machine_name
 from executor.measure import LINK_SIZES_BYTES, DeviceFigures, measure_device, measure_link
+from executor.op_models import OpModels, measure_op_models
 from executor.workers import Tell, Workers
 from hardware.cluster import Cluster, Link
 from hardware.profile import DeviceProfile, Provenance
 
 CACHE_NAME = "profile"
+LAST_LEVEL_CACHE = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
 
 
 def cached_cluster() -> Cluster | None:
@@ -19,22 +23,29 @@ def cached_cluster() -> Cluster | None:
     return cache.load(CACHE_NAME, Cluster)
 
 
-def calibrate(workers: Workers, tell: Tell) -> Cluster:
+def origin() -> str:
+    """What a profile measured here and now holds for: the machine and the version of torch."""
+    return f"{machine_name()}, torch {torch.__version__}"
+
+
+def calibrate(workers: Workers, tell: Tell, fresh: bool = False) -> Cluster:
     """Measure every device and every pair of devices, and keep the result in the cache.
 
-    CPU slices are measured one at a time; a machine under load gives slower figures.
+    A device whose operator classes were calibrated before keeps that profile unless `fresh`; of
+    others only peaks, bandwidth and overhead are measured. One at a time: a machine under load
+    gives slower figures.
     """
     devices = local_devices()
     pairs = list(permutations([device.name for device in devices], 2))
     steps = len(devices) + len(pairs)
-    provenance = Provenance(
-        "calibrated", f"{machine_name()}, torch {torch.__version__}", cache.now()
-    )
+    provenance = Provenance("calibrated", origin(), cache.now())
     profiles: dict[str, DeviceProfile] = {}
     for step, device in enumerate(devices):
-        figures = workers.call(device.name, measure_device)
+        known = None if fresh else known_profile(device)
+        if known is None:
+            known = to_profile(device, workers.call(device.name, measure_device), provenance)
         tell((step + 1) / steps)
-        profiles[device.name] = to_profile(device, figures, provenance)
+        profiles[device.name] = replace(known, memory_bytes=device.memory_bytes)
     links = []
     for step, (src, dst) in enumerate(pairs):
         args = dict.fromkeys((src, dst), (src, dst, workers.folder))
@@ -43,6 +54,38 @@ def calibrate(workers: Workers, tell: Tell) -> Cluster:
     cluster = Cluster("local", profiles, tuple(links))
     cache.store(CACHE_NAME, cluster)
     return cluster
+
+
+def calibrate_classes(device: LocalDevice, tell: Tell) -> tuple[DeviceProfile, OpModels]:
+    """Measure a device with every operator class, in a worker of its own; under three minutes."""
+    with Workers((device,)) as workers:
+        figures = workers.call(device.name, measure_device)
+        provenance = Provenance("calibrated", origin(), cache.now())
+        profile = to_profile(device, figures, provenance)
+        found: OpModels = workers.call(device.name, measure_op_models, profile, 0, tell=tell)
+    return replace(profile, op_times=dict(found.models)), found
+
+
+def known_profile(device: LocalDevice) -> DeviceProfile | None:
+    """The profile with operator classes that is kept for devices of this kind and cores."""
+    return cache.load(_name(device), DeviceProfile)
+
+
+def keep(device: LocalDevice, profile: DeviceProfile) -> None:
+    """Let runs on this machine use a profile for every device of the same kind and cores."""
+    cache.store(_name(device), profile)
+    cluster = cached_cluster()
+    if cluster is None:
+        return
+    devices = dict(cluster.devices)
+    for local in local_devices():
+        if _name(local) == _name(device) and local.name in devices:
+            devices[local.name] = replace(profile, memory_bytes=local.memory_bytes)
+    cache.store(CACHE_NAME, replace(cluster, devices=devices))
+
+
+def _name(device: LocalDevice) -> str:
+    return f"classes-{device.torch_device.replace(':', '')}-{len(device.cores)}"
 
 
 def to_profile(
@@ -60,10 +103,9 @@ def to_profile(
     }
     efficiency |= {kind: rate / bandwidth for kind, rate in figures.bytes_per_s.items()}
     efficiency["default"] = efficiency["copy"]
+    is_cpu = device.kind == "cpu"
     return DeviceProfile(
-        name=f"{device.kind} with {len(device.cores)} cores"
-        if device.kind == "cpu"
-        else device.name,
+        name=f"{device.kind} with {len(device.cores)} cores" if is_cpu else device.name,
         kind=device.kind,
         peak_flops_per_s=peaks,
         memory_bytes=device.memory_bytes,
@@ -71,7 +113,17 @@ def to_profile(
         launch_overhead_s=figures.launch_overhead_s,
         efficiency=efficiency,
         provenance=provenance,
+        num_compute_units=len(device.cores) if is_cpu else None,
+        cache_bytes=_last_level_cache_bytes() if is_cpu else None,
     )
+
+
+def _last_level_cache_bytes() -> int | None:
+    """Bytes of the last-level cache, where Linux tells them."""
+    if not LAST_LEVEL_CACHE.exists():
+        return None
+    text = LAST_LEVEL_CACHE.read_text().strip()
+    return int(text.rstrip("KMG")) * {"K": 2**10, "M": 2**20, "G": 2**30}.get(text[-1], 1)
 
 
 def to_link(src: str, dst: str, one_way_s: list[float], provenance: Provenance) -> Link:

@@ -21,7 +21,7 @@ DTYPES = {str(d).removeprefix("torch."): d for d in (
 
 @dataclass(frozen=True)
 class Like:
-    """A tensor to be made; `weight` tells parameters from activations, integers are below `high`."""
+    """A tensor to be made: a `weight` or an activation; integers are below `high`."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]

@@ -128,7 +128,7 @@ def whole_is_faster(workers: Workers, model: LoadedModel, tell: Tell) -> bool:
     for step, (program, inputs) in enumerate(
         ((model.whole, model.batches), (model.micro, model.micro_batches))
     ):
-        _save_whole(workers, program, inputs, next(iter(workers.devices)))
+        save_whole(workers, program, inputs, next(iter(workers.devices)))
         args = dict.fromkeys(workers.devices, (workers.folder,))
         seconds.append(workers.call_all(measure_pass, args))
         tell((step + 1) / 2)
@@ -152,7 +152,7 @@ def op_times(
     names = {device: f"ops-{cache.digest(graph)}-{device}" for device in workers.devices}
     known = {device: None if fresh else cache.load(n, OpTimes) for device, n in names.items()}
     if any(t is None or set(t.seconds) != set(graph.by_name) for t in known.values()):
-        _save_whole(workers, model.micro, model.micro_batches, next(iter(names)))
+        save_whole(workers, model.micro, model.micro_batches, next(iter(names)))
         args = dict.fromkeys(names, (workers.folder, OP_TIMES_BUDGET_S))
         for device, (medians, whole_s) in workers.call_all(measure_ops, args, tell).items():
             known[device] = _scaled(medians, whole_s)
@@ -170,7 +170,7 @@ def _scaled(medians: dict[str, float], whole_s: float) -> OpTimes:
     return OpTimes({name: seconds * factor for name, seconds in medians.items()}, provenance)
 
 
-def _save_whole(
+def save_whole(
     workers: Workers, program: Program, inputs: list[Tensors], device: str
 ) -> tuple[Stage, ...]:
     """Write a program as one stage."""
@@ -191,7 +191,7 @@ def run_whole_in(
     workers: Workers, device: str, model: LoadedModel, samples: int, tell: Tell
 ) -> tuple[Report, dict[int, Tensors]]:
     """Measure the unsplit model on one device of running workers; also returns its outputs."""
-    stages = _save_whole(workers, model.whole, model.batches, device)
+    stages = save_whole(workers, model.whole, model.batches, device)
     keep = tuple(model.whole.outputs)
 
     def run(num: int) -> list[float]:

@@ -43,7 +43,7 @@ def time_in_turn(
     turn = 0
     while turn < MIN_PASSES or (turn < MAX_PASSES and context.clock() - begin_s < budget_s):
         for times, calls in zip(samples, operators, strict=True):
-            times.append(_sample(context, calls, turn))
+            times.append(sample(context, calls, turn))
         turn += 1
     return [timing(times) for times in samples]
 
@@ -54,7 +54,8 @@ def timing(samples: Sequence[float]) -> Timing:
     return Timing(middle, low, high)
 
 
-def _sample(context: Context, calls: Sequence[Call], turn: int) -> float:
+def sample(context: Context, calls: Sequence[Call], turn: int) -> float:
+    """Seconds of one call."""
     if context.device.kind == "gpu":
         return _cuda_sample(calls, turn)
     call = calls[turn % len(calls)]

@@ -125,6 +125,16 @@ def build_parser() -> argparse.ArgumentParser:
         help="with check: a table of devices (name, bf16_dense, mem_gb, ...), of prices (instance, "
         "on_demand_usd_h) or of conflicts (where, field, says, should_be)",
     )
+    calibrate = command("calibrate", "measure a device of this machine, in under 3 minutes")
+    calibrate.add_argument("--device", metavar="NAME", help="cpu0, gpu0, all (every core), ...")
+    calibrate.add_argument("--threads", type=int, metavar="N", help="cores of a CPU to use")
+    calibrate.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the profile")
+    calibrate.add_argument(
+        "--load", type=Path, metavar="FILE", help="take a profile from a file, measure nothing"
+    )
+    calibrate.add_argument(
+        "--foreign", action="store_true", help="with --load: of another machine or torch, too"
+    )
     command("prices", "show the catalog's instances and prices")
     ui = command("ui", "open the app in a browser")
     ui.add_argument("--port", type=int, default=8501)

@@ -21,6 +21,7 @@ from scheduler.instances import is_instance
 from scheduler.plan import Plan
 from scheduler.precision import unsupported
 from ui import files, pipeline, sizing, terminal
+from ui.calibration import calibrate as calibrate
 from ui.emit import emit
 from ui.exits import DONE, RUN_FAILED
 from ui.inventory import devices as devices

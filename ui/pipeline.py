@@ -151,7 +151,7 @@ def local_cluster(workers: Workers, steps: Steps, recalibrate: bool = False) -> 
     cluster = None if recalibrate else cached_cluster()
     if cluster is None:
         with steps("Measuring this machine's devices and links") as tell:
-            return calibrate(workers, tell)
+            return calibrate(workers, tell, recalibrate)
     with steps(f"This machine's profile was measured {format_seconds(profile_age_s(cluster))} ago"):
         return cluster
 

@@ -18,8 +18,8 @@ from simulator.capacity import Fleet
 from simulator.whatif import Outcome
 from ui.pipeline import Measured, Prepared, Tell
 
-notes = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
+notes = Console(stderr=True, highlight=False)
 if not out.is_terminal:
     out = Console(highlight=False, width=132)
 
@@ -32,6 +32,11 @@ def steps(text: str) -> Iterator[Tell]:
         task = progress.add_task(text, total=None)
         yield lambda share: progress.update(task, total=1.0, completed=share)
         progress.update(task, total=1.0, completed=1.0)
+
+
+def note(text: str) -> None:
+    """Say on standard error what a reader must not miss."""
+    notes.print(f"[bold yellow]Note:[/] {text}")
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
