@@ -58,10 +58,17 @@ def plan_value(problem: Problem, stages: tuple[Stage, ...], in_flight: int) -> f
 
 def _check_times(problem: Problem, placement: Placement) -> None:
     for i, op in enumerate(problem.graph.ops):
-        if not np.isfinite(problem.seconds[i, problem.device_index[placement[op.name]]]):
-            pinned = problem.pinned.get(op.name)
-            reason = f"it is pinned to '{pinned}'" if pinned else "the device cannot run it"
-            raise InfeasibleError(f"operator '{op.name}' on '{placement[op.name]}': {reason}")
+        device = placement[op.name]
+        if np.isfinite(problem.seconds[i, problem.device_index[device]]):
+            continue
+        profile = problem.cluster.devices[device]
+        reason = "the device cannot run it"
+        if op.name in problem.pinned:
+            reason = f"it is pinned to '{problem.pinned[op.name]}'"
+        elif op.dtype not in profile.peak_flops_per_s:
+            has = ", ".join(profile.peak_flops_per_s)
+            reason = f"{profile.name} has no figure for {op.dtype}, it has {has}"
+        raise InfeasibleError(f"operator '{op.name}' on '{device}': {reason}")
 
 
 def _check_links(problem: Problem, stages: tuple[Stage, ...]) -> None:

@@ -270,8 +270,9 @@ def sharing_weights(graph: Graph) -> tuple[tuple[str, ...], ...]:
 def with_samples(graph: Graph, samples: int) -> Graph:
     """Scale a graph to another batch size: FLOPs and activation bytes in proportion.
 
-    Parameters stay. Exact where every operator's work is linear in the batch, which holds for
-    inference of the usual networks. Tensor shapes scale in their first dimension.
+    Parameters stay, and so do operators that no input of the graph reaches (positions, masks).
+    Exact where every other operator's work is linear in the batch, which holds for inference of
+    the usual networks. Tensor shapes scale in their first dimension.
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
@@ -288,22 +289,25 @@ def with_samples(graph: Graph, samples: int) -> Graph:
         if not tensor.shape or tensor.shape[0] % graph.samples:
             return tensor
         first = tensor.shape[0] // graph.samples * samples
-        return replace(tensor, shape=(first, *tensor.shape[1:]))
+        return Tensor(tensor.name, (first, *tensor.shape[1:]), tensor.dtype)
 
-    ops = tuple(
-        replace(
-            op,
-            flops=op.flops * factor,
-            bytes_read=op.bytes_read * factor,
-            bytes_written=op.bytes_written * factor,
-            dims=_scaled_dims(op, factor),
-            weight_share=_scaled_share(op.weight_share, factor),
-            outputs=tuple(scaled(tensor) for tensor in op.outputs),
-        )
-        for op in graph.ops
-    )
+    reached = {tensor.name for tensor in graph.inputs}
+    ops = []
+    for op in graph.ops:
+        if not reached.isdisjoint(op.inputs):
+            reached.update(tensor.name for tensor in op.outputs)
+            op = replace(
+                op,
+                flops=op.flops * factor,
+                bytes_read=op.bytes_read * factor,
+                bytes_written=op.bytes_written * factor,
+                dims=_scaled_dims(op, factor),
+                weight_share=_scaled_share(op.weight_share, factor),
+                outputs=tuple(scaled(tensor) for tensor in op.outputs),
+            )
+        ops.append(op)
     inputs = tuple(scaled(tensor) for tensor in graph.inputs)
-    return replace(graph, ops=ops, inputs=inputs, samples=samples)
+    return replace(graph, ops=tuple(ops), inputs=inputs, samples=samples)
 
 
 def _scaled_dims(op: Op, factor: float) -> dict[str, int]:

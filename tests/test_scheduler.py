@@ -89,6 +89,19 @@ def test_rescale_carries_measured_times_in_proportion():
     assert got.seconds.ravel().tolist() == [6.0, 5.0]
 
 
+def test_with_samples_leaves_what_no_input_reaches():
+    arange = make_op("arange", [], bytes_written=8.0, kind="copy")
+    graph = Graph(
+        "positions",
+        (arange, make_op("add", ["x", "t_arange"], bytes_written=8.0)),
+        (Tensor("x", (1, 10), "float32"),),
+        ("t_add",),
+    )
+    scaled = with_samples(graph, 3)
+    assert [op.bytes_written for op in scaled.ops] == [8.0, 24.0]
+    assert scaled.ops[0].outputs == arange.outputs
+
+
 def test_with_samples_scales_work_but_not_parameters():
     graph = make_chain(2, weights={"w": 100}, bytes_read=8.0)
     scaled = with_samples(graph, 4)

@@ -176,9 +176,9 @@ def test_compare_varies_keys(scenario_file, capsys):
 
 def test_vary_checks_the_value():
     scenario = parse_scenario({"model": {"source": "zoo:gpt2"}}, "here", "s")
-    assert vary(scenario, "traffic.rate", 3).traffic.rate == 3
+    assert vary(scenario, {"traffic.rate": 3}).traffic.rate == 3
     with pytest.raises(ValueError, match="batch must be at least 1"):
-        vary(scenario, "model.batch", 0)
+        vary(scenario, {"model.batch": 0})
 
 
 def test_size_finds_the_cheapest_fleet_and_its_bound(scenario_file, capsys):

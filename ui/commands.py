@@ -223,9 +223,7 @@ def _parse_variation(text: str) -> tuple[str, list[Any]]:
 def _compare_row(base: Scenario, changes: dict[str, Any]) -> dict[str, Any]:
     from hardware.errors import InfeasibleError
 
-    scenario = base
-    for key, value in changes.items():
-        scenario = vary(scenario, key, value)
+    scenario = vary(base, changes) if changes else base
     row: dict[str, Any] = {"scenario": base.name, "changes": changes}
     try:
         prepared = pipeline.plan(

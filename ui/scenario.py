@@ -1,5 +1,6 @@
 """The scenario: the one file that a user writes and shares."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -165,18 +166,19 @@ def parse_scenario(raw: Any, where: str, name: str) -> Scenario:
     return scenario if scenario.name else replace(scenario, name=name)
 
 
-def vary(scenario: Scenario, key: str, value: Any) -> Scenario:
-    """The scenario with one dotted key changed, checked again.
+def vary(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
+    """The scenario with dotted keys changed together, then checked again.
 
     Raises:
-        ValueError: the key does not exist or the value is not accepted.
+        ValueError: a key does not exist or a value is not accepted.
     """
     raw = to_plain(scenario)
-    place = raw
-    *path, last = key.split(".")
-    for part in path:
-        if not isinstance(place.get(part), dict):
-            place[part] = {}
-        place = place[part]
-    place[last] = value
-    return parse_scenario(raw, f"--vary {key}", scenario.name)
+    for key, value in changes.items():
+        place = raw
+        *path, last = key.split(".")
+        for part in path:
+            if not isinstance(place.get(part), dict):
+                place[part] = {}
+            place = place[part]
+        place[last] = value
+    return parse_scenario(raw, f"--vary {', '.join(changes)}", scenario.name)
