@@ -26,6 +26,7 @@ from scheduler.features import (
 )
 from scheduler.gaussian_process import Z_90, interval, predict
 from scheduler.graph import Graph, Op
+from scheduler.kernel_times import kernel_times
 
 Array = NDArray[np.float64]
 
@@ -156,6 +157,14 @@ def class_seconds(ops: OpColumns, profile: DeviceProfile) -> tuple[Array, Array,
         return never, never, never, level
     seconds = roofline_seconds(ops, profile)
     low, high = (seconds * factor for factor in ERROR_BAND[level])
+    kernels = kernel_times(ops, profile)
+    if kernels is not None:
+        timed, spread, kernel = kernels
+        there = np.isfinite(timed)
+        breadth = np.exp(Z_90 * spread[there])
+        seconds[there] = timed[there]
+        low[there], high[there] = seconds[there] / breadth, seconds[there] * breadth
+        return low, seconds, high, kernel.provenance.level
     model = None if ops.kind == "view" else profile.op_time(ops.kind, ops.dtype)
     if model is None:
         return low, seconds, high, level
