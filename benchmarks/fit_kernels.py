@@ -73,7 +73,7 @@ def main() -> None:
     }
     raw = {"dtype": "bfloat16", "source": SOURCE, "date": DATE, "devices": devices}
     (DATA / "bfloat16.yaml").write_text(
-        "# Written by benchmarks/fit_kernels.py. Constants: seconds, shares of peak and of bandwidth.\n"
+        "# Written by benchmarks/fit_kernels.py. Constants: seconds, shares of peak or bandwidth.\n"
         "# spread and transfer_spread are ASSUMED until the script derives them.\n"
         + yaml.safe_dump(raw, sort_keys=False, width=100)
     )
