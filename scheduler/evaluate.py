@@ -1,13 +1,14 @@
 """From a placement to a checked plan with its value and its gap."""
 
 import time
+from functools import partial
 
 import numpy as np
 
 from hardware.errors import InfeasibleError
 from scheduler.bounds import usd_per_1k
 from scheduler.memory import check_memory, memory_needs
-from scheduler.plan import Plan, Stage, cut_stages
+from scheduler.plan import Plan, Stage, cut_runs, cut_stages
 from scheduler.problem import Placement, Problem
 from scheduler.timeline import loads, makespan, stage_timeline
 
@@ -23,8 +24,9 @@ def finish_plan(
     _check_times(problem, placement)
     stages = cut_stages(problem.graph, placement)
     _check_links(problem, stages)
-    alone = len(stages) == 1 or problem.graph.is_sequential
-    in_flight = 1 if alone else len(stages) + 1
+    if problem.objective == "latency" and len(stages) > 1:
+        stages = min(stages, cut_runs(problem.graph, placement), key=partial(_makespan, problem))
+    in_flight = _in_flight(problem, stages)
     memory = memory_needs(problem, placement, stages, in_flight)
     check_memory(memory)
     value = plan_value(problem, stages, in_flight)
@@ -54,6 +56,20 @@ def plan_value(problem: Problem, stages: tuple[Stage, ...], in_flight: int) -> f
     if problem.graph.is_sequential:
         period_s = batch_s
     return usd_per_1k(problem, period_s) if problem.objective == "cost" else period_s
+
+
+def _in_flight(problem: Problem, stages: tuple[Stage, ...]) -> int:
+    """Micro-batches in the pipeline at once; those of one batch where no other follows it."""
+    if len(stages) == 1 or problem.graph.is_sequential:
+        return 1
+    most = len(stages) + 1
+    return min(most, problem.num_micro_batches) if problem.objective == "latency" else most
+
+
+def _makespan(problem: Problem, stages: tuple[Stage, ...]) -> float:
+    """Seconds of one batch alone."""
+    in_flight = _in_flight(problem, stages)
+    return makespan(stage_timeline(problem, stages, in_flight, problem.num_micro_batches))
 
 
 def _check_times(problem: Problem, placement: Placement) -> None:

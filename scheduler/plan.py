@@ -69,6 +69,7 @@ class Plan:
             state (throughput), or USD per 1,000 inferences (cost).
         lower_bound: no plan on this hardware is below it.
         gap: (value - lower_bound) / value.
+        placement: device by operator, in the order in which operators start.
         stages: in an order in which they can run.
         num_micro_batches: runs of the graph that make one batch.
         in_flight: micro-batches in the pipeline at once.
@@ -136,3 +137,53 @@ def cut_stages(graph: Graph, placement: Placement) -> tuple[Stage, ...]:
     return tuple(
         Stage(key[1], tuple(members[key]), tuple(receives[key]), tuple(sends[key])) for key in keys
     )
+
+
+def cut_runs(graph: Graph, placement: Placement) -> tuple[Stage, ...]:
+    """Cut the order in which each device runs its operators wherever a tensor comes or leaves.
+
+    The order is that of `placement`, or of the graph where that is none in which operators can
+    run. A tensor arrives before its first reader on a device and leaves right after its producer,
+    so stages wait no longer than their operators would. O(operators + tensor uses).
+    """
+    order = _runnable(graph, placement)
+    place = {name: k for k, name in enumerate(order)}
+    receives: dict[str, list[Transfer]] = {name: [] for name in order}
+    sends: dict[str, list[tuple[int, Transfer]]] = {name: [] for name in order}
+    for tensor, producer in graph.producer.items():
+        src, size = placement[producer], graph.tensors[tensor].num_bytes
+        first: dict[str, str] = {}
+        for reader in sorted(graph.consumers.get(tensor, ()), key=place.__getitem__):
+            first.setdefault(placement[reader], reader)
+        for dst, reader in first.items():
+            if dst != src:
+                transfer = Transfer(tensor, src, dst, size)
+                receives[reader].append(transfer)
+                sends[producer].append((place[reader], transfer))
+    runs: list[list[str]] = []
+    open_run: dict[str, list[str]] = {}
+    for name in order:
+        run = open_run.get(placement[name])
+        if run is None or receives[name] or sends[run[-1]]:
+            run = open_run[placement[name]] = []
+            runs.append(run)
+        run.append(name)
+    return tuple(
+        Stage(
+            placement[run[0]],
+            tuple(run),
+            tuple(receives[run[0]]),
+            tuple(sent for _, sent in sorted(sends[run[-1]], key=lambda pair: pair[0])),
+        )
+        for run in runs
+    )
+
+
+def _runnable(graph: Graph, placement: Placement) -> list[str]:
+    seen: set[str] = set()
+    for name in placement:
+        made_by = (graph.producer.get(tensor) for tensor in graph.by_name[name].inputs)
+        if any(producer and producer not in seen for producer in made_by):
+            return list(graph.by_name)
+        seen.add(name)
+    return list(placement)

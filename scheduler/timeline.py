@@ -83,14 +83,16 @@ def stage_timeline(
     # (end, tie break, micro-batch, stage, whether it is a transfer that arrives at the stage)
     events: list[tuple[float, int, int, int, bool]] = []
     tie = count()
-    blocked = _predecessors(stages)
+    first, follower = _device_chains(stages)
+    turn: set[tuple[int, int]] = set()
 
     def offer(k: int, i: int) -> None:
-        if missing[k, i] == 0 and not blocked[i] & pending[k]:
+        if missing[k, i] == 0 and (k, i) in turn:
             heapq.heappush(ready[stages[i].device], (k, i))
 
     def admit(k: int) -> None:
-        for i in range(len(stages)):
+        for i in first:
+            turn.add((k, i))
             offer(k, i)
 
     def dispatch(now_s: float) -> None:
@@ -102,7 +104,6 @@ def stage_timeline(
                 spans.append(Span(f"stage {i}", "stage", device, now_s, end_s, k))
                 heapq.heappush(events, (end_s, next(tie), k, i, False))
 
-    pending = [set(range(len(stages))) for _ in range(num_micro_batches)]
     admitted = min(in_flight, num_micro_batches)
     for k in range(admitted):
         admit(k)
@@ -111,7 +112,6 @@ def stage_timeline(
         now_s, _, k, i, arrives = heapq.heappop(events)
         if not arrives:
             running.discard(stages[i].device)
-            pending[k].discard(i)
             unfinished[k] -= 1
             for sent in stages[i].sends:
                 medium = problem.medium(sent.src, sent.dst)
@@ -121,9 +121,9 @@ def stage_timeline(
                 spans.append(Span(sent.tensor, "transfer", resource, start_s, end_s, k))
                 target = receiver[sent.tensor, sent.dst]
                 heapq.heappush(events, (end_s, next(tie), k, target, True))
-            for j in range(len(stages)):
-                if i in blocked[j] and j in pending[k]:
-                    offer(k, j)
+            if i in follower:
+                turn.add((k, follower[i]))
+                offer(k, follower[i])
             if unfinished[k] == 0 and admitted < num_micro_batches:
                 admit(admitted)
                 admitted += 1
@@ -135,11 +135,17 @@ def stage_timeline(
     return spans
 
 
-def _predecessors(stages: tuple[Stage, ...]) -> list[set[int]]:
-    """For each stage, the earlier stages of its own device: they run first in a micro-batch."""
-    return [
-        {j for j in range(i) if stages[j].device == stage.device} for i, stage in enumerate(stages)
-    ]
+def _device_chains(stages: tuple[Stage, ...]) -> tuple[list[int], dict[int, int]]:
+    """First stage of every device, and the stage that follows each on its device."""
+    last: dict[str, int] = {}
+    first, follower = [], {}
+    for i, stage in enumerate(stages):
+        if stage.device in last:
+            follower[last[stage.device]] = i
+        else:
+            first.append(i)
+        last[stage.device] = i
+    return first, follower
 
 
 def makespan(spans: list[Span]) -> float:
