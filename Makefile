@@ -2,8 +2,11 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BENCH_READY := $(VENV)/.bench-ready
+# Folder of published measurements; each benchmark's --help says where its set is found.
+DATA ?= ../shared/data
 
-.PHONY: run test ui lint bench clean
+.PHONY: run test ui lint bench bench-accuracy clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +31,17 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/main_job.py
+
+$(BENCH_READY): $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	touch $(BENCH_READY)
+
+bench-accuracy: $(BENCH_READY)
+	$(BIN)/python -m benchmarks.zoo
+	$(BIN)/python benchmarks/accuracy_gpu_steps.py --data $(DATA)/latency/neusight
+	$(BIN)/python benchmarks/accuracy_gemm.py
+	$(BIN)/python benchmarks/accuracy_timm.py --data $(DATA)/latency/timm
+	$(BIN)/python benchmarks/accuracy_machine.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info
