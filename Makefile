@@ -30,7 +30,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 bench: $(READY)
-	$(BIN)/python benchmarks/main_job.py
+	$(BIN)/python -m benchmarks.main_job
 
 $(BENCH_READY): $(READY)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
@@ -38,10 +38,10 @@ $(BENCH_READY): $(READY)
 
 bench-accuracy: $(BENCH_READY)
 	$(BIN)/python -m benchmarks.zoo
-	$(BIN)/python benchmarks/accuracy_gpu_steps.py --data $(DATA)/latency/neusight
-	$(BIN)/python benchmarks/accuracy_gemm.py
-	$(BIN)/python benchmarks/accuracy_timm.py --data $(DATA)/latency/timm
-	$(BIN)/python benchmarks/accuracy_machine.py
+	$(BIN)/python -m benchmarks.accuracy_gpu_steps --data $(DATA)/latency/neusight
+	$(BIN)/python -m benchmarks.accuracy_gemm
+	$(BIN)/python -m benchmarks.accuracy_timm --data $(DATA)/latency/timm
+	$(BIN)/python -m benchmarks.accuracy_machine
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -1,6 +1,6 @@
 """Error of GEMM and attention times in bfloat16 on ten measured devices.
 
-    python benchmarks/accuracy_gemm.py [--data FOLDER] [--engine vllm] [--device NAME]... [--json]
+    python -m benchmarks.accuracy_gemm [--data FOLDER] [--engine vllm] [--device NAME]... [--json]
 
 Three predictions of every row of a device, none of which has seen the rows it is judged on:
     transfer   from the other devices alone (leave one device out)

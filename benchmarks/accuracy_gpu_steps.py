@@ -8,7 +8,7 @@ the shipped ones (`hardware/data/fitted/gpu-float32.yaml`). Operators are predic
 The set: https://github.com/sitar-lab/NeuSight (MIT), scripts/asplos/results/prediction: folders
 named by device that hold MODEL-inf|train-SEQUENCE-BATCH[-OPTION].csv and .json.
 
-Usage: python benchmarks/accuracy_gpu_steps.py --data DIR [--fit DIR] [--rows] [--json] [--write]
+Usage: python -m benchmarks.accuracy_gpu_steps --data DIR [--fit DIR] [--rows] [--json] [--write]
 """
 
 import argparse
@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gpu_fit import OpError, op_errors, operator_table, shipped, write
-from gpu_float32 import PRIORS, kind_of, runs_of, step_parts
-from neusight_trace import Step, read_steps
 
+from benchmarks.gpu_fit import OpError, op_errors, operator_table, shipped, write
+from benchmarks.gpu_float32 import PRIORS, kind_of, runs_of, step_parts
+from benchmarks.neusight_trace import Step, read_steps
 from hardware.catalog import find_profile
 from hardware.fitted import load_fitted
 from hardware.profile import DeviceProfile

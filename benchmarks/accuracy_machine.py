@@ -6,7 +6,7 @@ rounds, so that the machine's ups and downs cancel); and *profile*, from the cal
 alone, which never saw the model's shapes, with its 90 % interval. *covered* is the share of the
 model's distinct operators whose measured time lies in the interval that the profile gave.
 
-Usage: python benchmarks/accuracy_machine.py [--quick] [--models A,B] [--batches 1,8]
+Usage: python -m benchmarks.accuracy_machine [--quick] [--models A,B] [--batches 1,8]
        [--threads 1,2] [--recalibrate] [--json FILE]
 """
 

@@ -9,7 +9,7 @@ Its constants come from the fifth alone, by marginal likelihood.
 The set: https://github.com/huggingface/pytorch-image-models (Apache-2.0), folder results:
 benchmark-infer-fp32-nchw-pt240-cpu-i7_12700h-dynamo.csv, benchmark-infer-amp-nchw-pt240-cu124-rtx3090.csv.
 
-Usage: python benchmarks/accuracy_timm.py --data DIR [--seeds N] [--json]
+Usage: python -m benchmarks.accuracy_timm --data DIR [--seeds N] [--json]
 """  # noqa: E501
 
 import argparse

@@ -1,6 +1,6 @@
 """Writes hardware/data/kernels: constants and residuals of every measured device, from all rows.
 
-python benchmarks/fit_kernels.py [--data FOLDER]
+python -m benchmarks.fit_kernels [--data FOLDER]
 """
 
 import argparse

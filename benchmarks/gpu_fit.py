@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import yaml
-from gpu_float32 import PRIORS
 
 import hardware.fitted
+from benchmarks.gpu_float32 import PRIORS
 from hardware.efficiency import LinearModel
 from hardware.fitted import FittedModels
 from hardware.provenance import Provenance

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from neusight_backward import backward_ops, loss_ops
-from neusight_compiled import fused_ops
-from neusight_parallel import WAYS, communication_s, tensor_parallel, training_ops
-from neusight_switch import Switch, behind_ops, switch_ops
-from neusight_trace import Step, Timed, find_graph, forward_ops
 
+from benchmarks.neusight_backward import backward_ops, loss_ops
+from benchmarks.neusight_compiled import fused_ops
+from benchmarks.neusight_parallel import WAYS, communication_s, tensor_parallel, training_ops
+from benchmarks.neusight_switch import Switch, behind_ops, switch_ops
+from benchmarks.neusight_trace import Step, Timed, find_graph, forward_ops
 from hardware.catalog import find_link, load_instances
 from hardware.links import LinkFigures
 from hardware.profile import DeviceProfile

@@ -3,7 +3,7 @@
 Runs `apportion run` on three examples, each with a fresh calibration and an empty cache, and
 prints what the README quotes. Ratios are within one run.
 
-Usage: python benchmarks/main_job.py [--repeat N]
+Usage: python -m benchmarks.main_job [--repeat N]
 """
 
 import argparse

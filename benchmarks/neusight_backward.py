@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from math import prod
 
-from neusight_trace import (
+from benchmarks.neusight_trace import (
     BYTES,
     MASK_BYTES,
     Node,
@@ -22,7 +22,6 @@ from neusight_trace import (
     matmul_sizes,
     memory_op,
 )
-
 from scheduler.graph import Op
 
 TENSORS_MOVED: Mapping[str, tuple[float, ...]] = {

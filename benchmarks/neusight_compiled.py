@@ -7,8 +7,7 @@ it reads what comes from outside once and writes what is used outside.
 from collections.abc import Sequence
 from math import prod
 
-from neusight_trace import Node, Step, Timed, elementwise_op, forward_op, memory_op
-
+from benchmarks.neusight_trace import Node, Step, Timed, elementwise_op, forward_op, memory_op
 from scheduler.graph import Op
 
 PRODUCTS = frozenset({"linear", "addmm", "matmul", "bmm"})

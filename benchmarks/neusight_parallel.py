@@ -7,10 +7,9 @@ computes its loss itself.
 from dataclasses import replace
 from math import prod
 
-from neusight_backward import backward_ops, logits, loss_ops
-from neusight_compiled import PRODUCTS
-from neusight_trace import BYTES, Node, Shape, Step, Timed, forward_ops, memory_op
-
+from benchmarks.neusight_backward import backward_ops, logits, loss_ops
+from benchmarks.neusight_compiled import PRODUCTS
+from benchmarks.neusight_trace import BYTES, Node, Shape, Step, Timed, forward_ops, memory_op
 from hardware.links import LinkFigures
 
 WAYS = 4

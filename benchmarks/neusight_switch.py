@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from neusight_trace import BYTES, Timed, elementwise_op, matmul_op, memory_op
-
+from benchmarks.neusight_trace import BYTES, Timed, elementwise_op, matmul_op, memory_op
 from scheduler.graph import Op
 
 

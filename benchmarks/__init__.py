@@ -1,0 +1,1 @@
+"""Scripts that print the figures we claim: `python -m benchmarks.NAME`."""
