@@ -105,9 +105,13 @@ def softmax(rng: np.random.Generator) -> Recipe:
 
 
 def reduce(rng: np.random.Generator) -> Recipe:
-    """Sum or mean along the last axis."""
-    x = dense(_size(rng, 1, 32768), _size(rng, 8, 4096))
-    return Recipe(f"aten.{rng.choice(['sum.dim_IntList', 'mean.dim'])}", (x, (1,)))
+    """Mean along the last axis, or of whole planes."""
+    if rng.random() < 0.5:
+        x = dense(_size(rng, 1, 32768), _size(rng, 8, 4096))
+        return Recipe("aten.mean.dim", (x, (1,)))
+    side = _size(rng, 4, 112)
+    planes = dense(_size(rng, 1, 16), _wide(rng, 8, 2048), side, side)
+    return Recipe("aten.mean.dim", (planes, (2, 3)))
 
 
 def embedding(rng: np.random.Generator) -> Recipe:
@@ -129,15 +133,15 @@ def pool(rng: np.random.Generator) -> Recipe:
 
 
 def copy(rng: np.random.Generator) -> Recipe:
-    """A plain or a transposing copy, or a concatenation."""
-    rows, columns = _size(rng, 1, 4096), _size(rng, 64, 4096)
-    kind = rng.choice(["plain", "transposed", "cat"])
-    if kind == "cat":
+    """A concatenation, or a copy that brings the heads of attention back in order."""
+    if rng.random() < 0.5:
+        rows, columns = _size(rng, 1, 4096), _size(rng, 64, 4096)
         return Recipe("aten.cat.default", ((dense(rows, columns), dense(rows, columns)), 1))
-    x = dense(rows, columns)
-    turned = Like((columns, rows), (1, columns), "float32")
-    source = x if kind == "plain" else turned
-    return Recipe("aten.clone.default", (source,), (("memory_format", CONTIGUOUS),))
+    batch, length, heads = _size(rng, 1, 16), _size(rng, 8, 1024), _size(rng, 1, 32)
+    depth = int(rng.choice([32, 64, 64, 128]))
+    width = heads * depth
+    turned = Like((batch, heads, length, depth), (length * width, depth, width, 1), "float32")
+    return Recipe("aten.clone.default", (turned,), (("memory_format", CONTIGUOUS),))
 
 
 @dataclass(frozen=True)
@@ -162,31 +166,33 @@ CLASSES = (
         "matmul/float32",
         (linear, linear, product),
         ("log_m", "log_n", "log_k", "log_batch", "param_share", "log_compute_s"),
-        56,
+        46,
     ),
     CaseClass(
         "conv/float32",
         (conv,),
         ("log_in_channels", "log_out_channels", "log_out_pixels", "log_kernel", "log_groups",
          "log_stride", "log_batch", "log_compute_s"),
-        56,
+        50,
     ),
     CaseClass(
         "attention/float32",
         (attention,),
         ("log_queries", "log_keys", "log_depth", "log_compute_s", "is_causal"),
-        22,
+        20,
     ),
     CaseClass(
         "elementwise",
         (elementwise,),
-        ("log_memory_s", "log_operands", "log_flops_per_byte", "broadcast"),
-        30,
+        ("log_memory_s", "log_operands", "broadcast", "function", "on_gelu", "on_tanh"),
+        36,
     ),
-    CaseClass("norm", (norm,), ("log_rows", "log_columns", "log_flops_per_byte"), 18),
-    CaseClass("softmax", (softmax,), ("log_rows", "log_columns"), 10),
-    CaseClass("reduce", (reduce,), ("log_rows", "log_columns"), 10),
-    CaseClass("embedding", (embedding,), ("log_rows", "log_columns"), 8),
-    CaseClass("pool", (pool,), ("log_size", "log_kernel", "log_flops_per_byte"), 18),
-    CaseClass("copy", (copy,), ("log_memory_s",), 12),
+    CaseClass("norm", (norm,), ("log_rows", "log_columns", "on_batch_norm"), 22),
+    CaseClass("softmax", (softmax,), ("log_rows", "log_columns"), 12),
+    CaseClass("reduce", (reduce,), ("log_rows", "log_columns"), 12),
+    CaseClass("embedding", (embedding,), ("log_rows", "log_columns"), 10),
+    CaseClass(
+        "pool", (pool,), ("log_size", "log_kernel", "on_max_pool2d", "on_adaptive_avg_pool2d"), 20
+    ),
+    CaseClass("copy", (copy,), ("log_memory_s", "on_cat"), 14),
 )  # fmt: skip

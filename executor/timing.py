@@ -1,6 +1,8 @@
 """How operators are timed: in turn as in a model, many times over, and the median of each."""
 
+import math
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +15,9 @@ from executor.worker import Context
 
 MIN_PASSES = 5
 MAX_PASSES = 200
+WAIT_SHARE, WAIT_S = 0.03, 5e-6
+"""A sample whose thread was off its core for longer than this was disturbed by others."""
+MAX_BUDGETS = 3
 CUDA_REPEATS = 10
 """Calls between two CUDA events: as in a model, the next is launched while one computes."""
 
@@ -26,6 +31,14 @@ class Timing:
     high_s: float
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Seconds of one call, and for how many of them the thread was off its core."""
+
+    seconds: float
+    off_core_s: float
+
+
 def time_in_turn(
     context: Context, operators: Sequence[Sequence[Call]], budget_s: float
 ) -> list[Timing]:
@@ -33,19 +46,40 @@ def time_in_turn(
 
     Each pass runs every operator once, one after another, with the next of its calls: code and
     data are then as warm as in a model, where in a loop of its own an operator is up to a third
-    faster. Two passes come first that do not count: libraries choose their kernels there.
+    faster. Two passes come first that do not count: libraries choose their kernels there. Disturbed
+    samples are repeated, for at most `MAX_BUDGETS` times the budget.
     """
-    samples: list[list[float]] = [[] for _ in operators]
+    samples: list[list[Sample]] = [[] for _ in operators]
     for turn in range(2):
         for calls in operators:
             calls[turn % len(calls)]()
     begin_s = context.clock()
     turn = 0
-    while turn < MIN_PASSES or (turn < MAX_PASSES and context.clock() - begin_s < budget_s):
-        for times, calls in zip(samples, operators, strict=True):
-            times.append(sample(context, calls, turn))
+    while turn < MAX_PASSES:
+        budgets = (context.clock() - begin_s) / budget_s if budget_s > 0 else math.inf
+        if turn >= MIN_PASSES and (budgets >= MAX_BUDGETS or (budgets >= 1 and _enough(samples))):
+            break
+        for found, calls in zip(samples, operators, strict=True):
+            found.append(_watched(context, calls, turn))
         turn += 1
-    return [timing(times) for times in samples]
+    return [timing(undisturbed(found) or [s.seconds for s in found]) for found in samples]
+
+
+def _enough(samples: Sequence[Sequence[Sample]]) -> bool:
+    return all(len(undisturbed(found)) >= MIN_PASSES for found in samples)
+
+
+def undisturbed(samples: Sequence[Sample]) -> list[float]:
+    """Seconds of the samples during which the thread kept its core."""
+    return [s.seconds for s in samples if s.off_core_s <= WAIT_SHARE * s.seconds + WAIT_S]
+
+
+def _watched(context: Context, calls: Sequence[Call], turn: int) -> Sample:
+    if context.device.kind == "gpu":
+        return Sample(sample(context, calls, turn), 0.0)
+    on_core_s = time.thread_time()
+    seconds = sample(context, calls, turn)
+    return Sample(seconds, seconds - (time.thread_time() - on_core_s))
 
 
 def timing(samples: Sequence[float]) -> Timing:

@@ -3,7 +3,8 @@
 Every feature is the logarithm of a plain ratio or size, so that a model reads the same on small
 and large operators; those over a peak, bandwidth, cache or number of units are relative to the
 device. `log_SIZE` is the logarithm of any size in `Op.dims`, e.g. `log_m`; `is_SIZE` is one
-that is 0 or 1.
+that is 0 or 1; `on_NAME` is 1 for calls of the operator NAME, e.g. `on_cat`, else 0: operators of
+one class run different kernels.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,6 +30,20 @@ ENERGY_J = 16e-12
 REACHED = {0: 0.93, 1: 0.77}
 """Share of peak that float32 products reach while power holds, by rounded issue share. ASSUMED."""
 SCALAR_BYTES = 8
+SERIES = {
+    "cos",
+    "elu",
+    "erf",
+    "exp",
+    "gelu",
+    "log",
+    "mish",
+    "pow",
+    "sigmoid",
+    "silu",
+    "sin",
+    "tanh",
+}
 
 
 @dataclass(frozen=True)
@@ -135,7 +150,18 @@ def _broadcast(ops: OpColumns, profile: DeviceProfile) -> Array:
     return np.asarray((read - full > SCALAR_BYTES) * 1.0)
 
 
+def _function(ops: OpColumns, profile: DeviceProfile) -> Array:
+    """1 where a pointwise operator evaluates a series rather than plain arithmetic."""
+    return np.array([_name(op) in SERIES for op in ops.ops], dtype=float)
+
+
+def _name(op: Op) -> str:
+    """The operator's name without namespace and overload, e.g. 'cat' of 'aten.cat.default'."""
+    return op.target.split(".")[1] if "." in op.target else op.target
+
+
 FEATURES: dict[str, Feature] = {
+    "function": _function,
     "batched": _batched,
     "issue_bound": _issue_bound,
     "power_bound": _power_bound,
@@ -178,6 +204,9 @@ def _feature(name: str) -> Feature:
         return FEATURES[name]
     if name.startswith("is_"):
         return lambda ops, profile: ops.size(name.removeprefix("is_"))
+    if name.startswith("on_"):
+        wanted = name.removeprefix("on_")
+        return lambda ops, profile: np.array([_name(op) == wanted for op in ops.ops], dtype=float)
     size = name.removeprefix("log_")
     if size == name:
         raise ValueError(f"unknown feature '{name}'{nearest(name, list(FEATURES))}")
