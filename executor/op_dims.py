@@ -33,7 +33,7 @@ def matmul_dims(call: OpCall) -> Dims:
     with_bias_first = call.name.startswith(("addm", "baddbmm", "addbmm"))
     left, right = call.tensors[1:3] if with_bias_first else call.tensors[:2]
     if "grouped_mm" in call.name:
-        return _grouped(left, right)
+        return _grouped(left, right, call.tensors[2])
     k, n = left.shape[-1], right.shape[-1] if right.ndim > 1 else 1
     if call.name == "linear":
         n = right.shape[0] if right.ndim > 1 else 1
@@ -43,9 +43,16 @@ def matmul_dims(call: OpCall) -> Dims:
     return {"batch": batch, "m": left.shape[-2] if left.ndim > 1 else 1, "n": n, "k": k}
 
 
-def _grouped(left: Tensor, right: Tensor) -> Dims:
-    """(rows, k) @ (groups, k, n), each row by the matrix of its group."""
-    groups, k, n = right.shape[0], left.shape[-1], right.shape[-1]
+def _grouped(left: Tensor, right: Tensor, ends: Tensor) -> Dims:
+    """(rows, k) @ (groups, k, n), each row by the matrix of its group.
+
+    Or (m, rows) @ (rows, n) to (groups, m, n), each group of rows on its own.
+    """
+    n = right.shape[-1]
+    if right.ndim == 2:
+        groups = ends.shape[0]
+        return {"batch": groups, "m": left.shape[0], "n": n, "k": -(-right.shape[0] // groups)}
+    groups, k = right.shape[0], left.shape[-1]
     rows = left.numel() // max(k, 1)
     return {"batch": groups, "m": -(-rows // groups), "n": n, "k": k}
 

@@ -45,7 +45,7 @@ class Estimate:
 
 
 def _matmul(call: OpCall, dims: Dims) -> float:
-    """2 m n k of each product; a grouped product has as many rows as its left matrix."""
+    """2 m n k of each product; a grouped one has 2 n for each element of its left matrix."""
     if "grouped_mm" in call.name:
         return float(2 * int(call.input.numel()) * dims["n"])
     return float(2 * prod(dims.values()))
@@ -296,7 +296,7 @@ def _read_in_part(call: OpCall, kind: str, dims: Dims) -> tuple[int, float]:
         return 0, 0.0
     if kind == "embedding" and "backward" not in call.name:
         return 0, min(1.0, _area(dims) / max(call.input.numel(), 1))
-    if "grouped_mm" in call.name:
+    if "grouped_mm" in call.name and call.tensors[1].ndim == 3:
         return 1, min(1.0, call.input.numel() / max(dims["k"] * dims["batch"], 1))
     return 0, 1.0
 

@@ -55,7 +55,7 @@ def simulate(problem: Problem, plan: Plan, num_micro_batches: int) -> list[Span]
     env = simpy.Environment()
     order = device_order(problem, plan, num_micro_batches)
     seconds = stage_seconds(problem, plan.stages)
-    media = {link.shared_medium: simpy.Resource(env) for link in problem.cluster.links}
+    media = {name: simpy.Resource(env) for name in problem.media}
     arrivals = {
         (transfer.tensor, transfer.dst, k): env.event()
         for transfer in plan.transfers
@@ -74,15 +74,14 @@ def simulate(problem: Problem, plan: Plan, num_micro_batches: int) -> list[Span]
             yield env.timeout(seconds[i])
             spans.append(Span(f"stage {i}", "stage", name, start_s, env.now, k))
             for sent in stage.sends:
-                env.process(transfer_process(sent.tensor, sent.src, sent.dst, sent.num_bytes, k))
+                env.process(transfer_process(sent.tensor, sent.src, sent.dst, k))
             gate.finished(k)
 
-    def transfer_process(tensor: str, src: str, dst: str, num_bytes: int, k: int) -> Process:
-        link = problem.cluster.link(src, dst)
-        with media[link.shared_medium].request() as turn:
+    def transfer_process(tensor: str, src: str, dst: str, k: int) -> Process:
+        with media[problem.medium(src, dst)].request() as turn:
             yield turn
             start_s = env.now
-            yield env.timeout(link.seconds(num_bytes))
+            yield env.timeout(problem.move_s(tensor, src, dst))
         spans.append(Span(tensor, "transfer", f"{src}->{dst}", start_s, env.now, k))
         arrivals[tensor, dst, k].succeed()
 

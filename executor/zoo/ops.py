@@ -3,6 +3,8 @@
 Both compute from torch's own operators where they run for real. Importing this file registers them.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,14 +32,29 @@ def _(query: Tensor, key: Tensor, value: Tensor, past_key: Tensor, past_value: T
 
 
 @torch.library.custom_op("apportion::grouped_mm", mutates_args=())
-def grouped_mm(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
-    """Multiply each group of rows by its own matrix: torch's grouped_mm, in every dtype.
+def grouped_mm(left: Tensor, right: Tensor, ends: Tensor) -> Tensor:
+    """Multiply groups of rows, or of columns, each on its own: torch's grouped_mm.
 
-    rows (rows, k), weight (groups, k, n), ends (groups): where each group's rows end.
+    ends (groups) says where each group ends. left (rows, k) by right (groups, k, n): each group of
+    rows by its own matrix, to (rows, n). left (m, rows) by right (rows, n): each group of columns
+    of the left by its rows of the right, to (groups, m, n); the gradient of the matrices is one.
     """
-    return F.grouped_mm(rows, weight, offs=ends)
+    return F.grouped_mm(left, right, offs=ends)
 
 
 @grouped_mm.register_fake
-def _(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
-    return rows.new_empty(rows.shape[0], weight.shape[-1])
+def _(left: Tensor, right: Tensor, ends: Tensor) -> Tensor:
+    groups = ends.shape if right.ndim == 2 else ()
+    return left.new_empty(*groups, left.shape[0], right.shape[-1])
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    rows, matrices, ends = ctx.saved_tensors
+    return grouped_mm(grad, matrices.mT, ends), grouped_mm(rows.mT, grad, ends), None
+
+
+grouped_mm.register_autograd(_gradients, setup_context=_keep)
