@@ -153,7 +153,7 @@ _GROUPS: list[tuple[str, Flops, str]] = [
         "bitwise_left_shift bitwise_right_shift __and__ __or__ masked_fill sign sgn floor ceil "
         "round trunc frac remainder fmod fmin fmax exp exp2 expm1 log log2 log10 log1p sin cos tan "
         "asin acos atan sinh cosh atan2 tanh erf erfc erfinv isnan isinf isfinite isin threshold "
-        "threshold_backward polar logit heaviside nan_to_num special_erf bernoulli outer ger",
+        "threshold_backward polar logit heaviside nan_to_num special_erf bernoulli outer ger diff",
     ),
     (
         "elementwise",
@@ -165,14 +165,15 @@ _GROUPS: list[tuple[str, Flops, str]] = [
         "elementwise",
         _each(3),
         "addcmul addcdiv softplus elu celu selu hardsigmoid_backward elu_backward "
-        "tanh_backward sigmoid_backward",
+        "tanh_backward sigmoid_backward _weight_norm _weight_norm_interface",
     ),
     ("elementwise", _each(4), "sigmoid hardsigmoid log_sigmoid mish glu logaddexp"),
     (
         "elementwise",
         _each(5),
         "silu hardswish hardswish_backward softplus_backward mse_loss binary_cross_entropy "
-        "smooth_l1_loss huber_loss binary_cross_entropy_with_logits",
+        "smooth_l1_loss huber_loss binary_cross_entropy_with_logits "
+        "_weight_norm_interface_backward",
     ),
     ("elementwise", _each(8), "silu_backward glu_backward mish_backward"),
     ("elementwise", _each(12), "gelu_backward"),
@@ -230,7 +231,7 @@ _GROUPS: list[tuple[str, Flops, str]] = [
         "nll_loss nll_loss_forward nll_loss2d_forward cumsum cumprod cummax cummin histc bincount "
         "trace logcumsumexp",
     ),
-    ("reduce", _each(2), "norm linalg_vector_norm"),
+    ("reduce", _each(2), "norm linalg_vector_norm norm_except_dim"),
     ("reduce", _each(4), "var std var_mean std_mean"),
     ("reduce", _sort, "topk sort argsort"),
     ("reduce", _each(5), "cross_entropy_loss"),
