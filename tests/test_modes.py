@@ -20,8 +20,6 @@ from scheduler.problem import Problem
 from ui import cli, exits
 
 SHAPE = Shape(8000, width=512, inner=2048, layers=2, heads=8, kv_heads=2, rotary_base=1e4)
-    vocabulary=8000, width=512, inner=2048, layers=2, heads=8, kv_heads=2, rotary_base=1e4
-)
 TOKENS = 64
 
 
