@@ -1,0 +1,130 @@
+"""Smaller problems with the same optimum: colocated operators and those that belong together."""
+
+from dataclasses import replace
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from scheduler.arrays import Arrays, Floats, Ints
+
+
+def contract(arrays: Arrays, unit: Ints) -> Arrays:
+    """Make one operator of each unit: times and bytes add up, tensors inside vanish.
+
+    `unit` (num_ops,): 0 to num_units - 1. The result's operators need not be in topological
+    order. With serialised transfers, tensors with the same ends become one.
+    """
+    num_units = int(unit.max(initial=-1)) + 1
+    producer = unit[arrays.producer]
+    key = np.unique(arrays.edge_tensor * num_units + unit[arrays.reader])
+    tensor, reader = np.divmod(key, max(num_units, 1))
+    outside = reader != producer[tensor]
+    tensor, reader = tensor[outside], reader[outside]
+    alike = _alike(producer, tensor, reader, merge=arrays.serialised)
+    kept, first = np.unique(alike[tensor], return_index=True)
+    kept_tensor = tensor[first]
+    new = np.full(len(producer), -1)
+    new[kept_tensor] = np.arange(len(kept))
+    seconds = np.zeros((num_units, arrays.num_devices))
+    np.add.at(seconds, unit, arrays.seconds)
+    ends_s = np.zeros((len(kept) if arrays.serialised else 0, arrays.num_devices))
+    if arrays.serialised:
+        crossing = np.unique(tensor)
+        np.add.at(ends_s, new[alike[crossing]], arrays.ends_s[crossing])
+    mine = new[tensor] >= 0
+    start = np.zeros(len(kept) + 1, dtype=np.int64)
+    np.cumsum(np.bincount(new[tensor[mine]], minlength=len(kept)), out=start[1:])
+    by_tensor = np.argsort(new[tensor[mine]], kind="stable")
+    return replace(
+        arrays,
+        seconds=seconds,
+        producer=producer[kept_tensor],
+        start=start,
+        reader=reader[mine][by_tensor],
+        num_bytes=arrays.num_bytes[kept_tensor],
+        table_s=arrays.table_s[kept_tensor] if len(arrays.table_s) else arrays.table_s,
+        ends_s=ends_s,
+        unit=np.arange(num_units),
+        op_bytes=np.bincount(unit, arrays.op_bytes, num_units).astype(np.float64),
+    )
+
+
+def _alike(producer: Ints, tensor: Ints, reader: Ints, merge: bool) -> Ints:
+    """For each tensor the first one with the same producer and readers (itself, unless merging)."""
+    same = np.arange(len(producer))
+    if not merge or not len(tensor):
+        return same
+    rng = np.random.default_rng(0)
+    mark = rng.integers(1, 2**62, size=(2, int(max(producer.max(), reader.max())) + 1))
+    marks = np.zeros((2, len(producer)), dtype=np.int64)
+    for row in (0, 1):
+        np.add.at(marks[row], tensor, mark[row, reader])
+    _, first, inverse = np.unique(
+        np.stack([producer, *marks]), axis=1, return_index=True, return_inverse=True
+    )
+    return first[inverse.ravel()]
+
+
+def together(arrays: Arrays, value: float) -> Ints:
+    """(num_ops,) units that every plan better than `value` keeps on one device.
+
+    Two rules, applied until neither finds more: (1) a tensor that no two devices can exchange
+    within `value` keeps its ends together; (2) an operator with one tensor to or from one other
+    operator, which costs each device at least as much as the operator itself, joins it (unless
+    memory may bind).
+    """
+    unit = arrays.unit
+    while True:
+        small = contract(arrays, unit)
+        joined = _uncuttable(small, value)
+        label = connected_components(joined, directed=False)[1].astype(np.int64)
+        if label.max(initial=-1) + 1 == small.num_ops:
+            label = _dominated(small)
+        if label.max(initial=-1) + 1 == small.num_ops:
+            return unit
+        unit = label[unit]
+
+
+def _uncuttable(arrays: Arrays, value: float) -> coo_array:
+    """Pairs (producer, reader) whose cheapest exchange makes a load above `value`."""
+    src, dst = arrays.edges
+    cheapest = np.full(len(src), np.inf)
+    d = arrays.num_devices
+    for p in range(d):
+        for q in range(d):
+            if p != q and arrays.medium[p, q] >= 0:
+                load = _exchange_s(arrays, src, dst, p, q)
+                cheapest = np.minimum(cheapest, load)
+    apart = cheapest > value
+    n = arrays.num_ops
+    return coo_array((np.ones(apart.sum()), (src[apart], dst[apart])), shape=(n, n))
+
+
+def _exchange_s(arrays: Arrays, src: Ints, dst: Ints, p: int, q: int) -> Floats:
+    """(e,) least load that each edge causes when it goes from device p to q."""
+    tensor = arrays.edge_tensor
+    here, there = arrays.seconds[src, p], arrays.seconds[dst, q]
+    if arrays.serialised:
+        return np.maximum(here + arrays.ends_s[tensor, p], there + arrays.ends_s[tensor, q])
+    return np.maximum(np.maximum(here, there), arrays.transfer_s(tensor, p, q))
+
+
+def _dominated(arrays: Arrays) -> Ints:
+    """Labels that join each operator of rule 2 to its only neighbour."""
+    n, label = arrays.num_ops, np.arange(arrays.num_ops)
+    if not arrays.serialised or arrays.op_bytes.sum() > arrays.limit_bytes.min():
+        return label
+    src, dst = arrays.edges
+    degree = np.bincount(src, minlength=n) + np.bincount(dst, minlength=n)
+    lone_reader = np.diff(arrays.start)[arrays.edge_tensor] == 1
+    taken = np.zeros(n, dtype=bool)
+    for mine, other, lone in ((src, dst, lone_reader), (dst, src, lone_reader)):
+        cheap = arrays.seconds[mine] <= arrays.ends_s[arrays.edge_tensor]
+        allowed = np.isfinite(arrays.seconds[mine]) | ~np.isfinite(arrays.seconds[other])
+        fits = lone & (degree[mine] == 1) & (cheap | ~np.isfinite(arrays.seconds[other])).all(1)
+        for e in np.flatnonzero(fits & allowed.all(axis=1)):
+            if not taken[mine[e]] and not taken[other[e]]:
+                label[mine[e]] = label[other[e]]
+                taken[mine[e]] = True
+    return np.unique(label, return_inverse=True)[1].astype(np.int64)
