@@ -130,3 +130,12 @@ def csr(readers: Sequence[Sequence[int]]) -> tuple[Ints, Ints]:
     """Lists of operators as (start, reader)."""
     start = np.concatenate([[0], np.cumsum([len(r) for r in readers])]).astype(np.int64)
     return start, np.array([i for r in readers for i in r], dtype=np.int64)
+
+
+def kinds(arrays: Arrays) -> list[list[int]]:
+    """Devices in groups that are interchangeable: same times, memory and transfer costs."""
+    groups: dict[tuple[bytes, ...], list[int]] = {}
+    for j in range(arrays.num_devices):
+        key = (arrays.seconds[:, j], arrays.ends_s[:, j], arrays.limit_bytes[[j]])
+        groups.setdefault(tuple(column.tobytes() for column in key), []).append(j)
+    return list(groups.values())

@@ -1,4 +1,4 @@
-"""The best contiguous split of the topological order into pipeline stages.
+"""The best contiguous split of a linear order into pipeline stages.
 
 Source: the interval dynamic programme of PipeDream (Narayanan et al., SOSP 2019, section 3.1,
 doi:10.1145/3341301.3359646), without replicated stages, for unequal devices and links: the state
@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hardware.errors import InfeasibleError
+from scheduler.arrays import Arrays, Floats, Ints, kinds
+from scheduler.contract import contract
 from scheduler.problem import Placement, Problem
 
 MAX_CUTS = 700
@@ -22,152 +23,180 @@ State = tuple[tuple[int, ...], int]
 
 @dataclass(frozen=True)
 class _Cuts:
-    """Candidate cut positions with prefix sums up to them.
+    """Candidate cuts of an order; a cut at i separates what stands before i from the rest.
 
     Attributes:
-        positions: (num_cuts,) operator indices; a cut at i separates operators < i from >= i.
-        seconds: (num_cuts, num_devices) prefix sums of operator times.
-        forbidden: (num_cuts, num_devices) prefix counts of operators that the device cannot run.
-        param_bytes: (num_cuts,) prefix sums.
-        crossing_bytes, num_crossing: (num_cuts,) bytes and number of the tensors that cross.
+        positions: (c,) of the candidates.
+        load: (kinds, c, c) seconds of a stage between two cuts on a device of a kind; infinite
+            where it cannot be.
+        carried: (kinds, kinds, c) seconds of a link for all tensors that cross a cut, by the
+            kinds before and after it. Zero where devices pay for transfers (`load` holds it).
     """
 
-    positions: NDArray[np.int64]
-    seconds: NDArray[np.float64]
-    forbidden: NDArray[np.int64]
-    param_bytes: NDArray[np.float64]
-    crossing_bytes: NDArray[np.float64]
-    num_crossing: NDArray[np.float64]
+    positions: Ints
+    load: Floats
+    carried: Floats
 
 
 def contiguous(problem: Problem) -> Placement:
     """Split the operators, in order, over some of the devices so that the largest load is least.
 
-    A tensor that crosses several cuts is charged at each of them. Optimal over the candidate
-    cuts (all of them up to 700 operators) when no tensor skips a stage. O(cuts^2 x states).
+    Raises:
+        InfeasibleError: no split fits the devices' memory.
+    """
+    arrays = problem.arrays
+    small = contract(arrays, arrays.unit)
+    device = split_order(small, np.arange(small.num_ops))[arrays.unit]
+    return {op.name: problem.costs.devices[d] for op, d in zip(problem.graph.ops, device, strict=True)}
+
+
+def split_order(arrays: Arrays, order: Ints) -> Ints:
+    """(num_ops,) device of each operator under the best split of `order` (num_ops,).
+
+    Overlapped transfers are charged at every cut that they cross; serialised ones exactly.
+    Optimal over the candidate cuts (all of them up to 700 operators) when no tensor skips a
+    stage, or transfers are serialised. O(cuts^2 x states).
 
     Raises:
         InfeasibleError: no split fits the devices' memory.
     """
-    kinds = _device_kinds(problem)
-    cuts = _candidate_cuts(problem)
-    value: dict[State, NDArray[np.float64]] = {}
-    parent: dict[State, tuple[NDArray[np.int64], list[State]]] = {}
-    start = np.full(len(cuts.positions), np.inf)
+    groups = kinds(arrays)
+    cuts = _cuts(arrays, order, groups)
+    num_cuts = len(cuts.positions)
+    start = np.full(num_cuts, np.inf)
     start[0] = 0.0
-    empty: State = ((0,) * len(kinds), -1)
-    value[empty] = start
-    for used in sorted(product(*(range(len(kind) + 1) for kind in kinds)), key=sum):
-        for last in range(len(kinds)):
+    empty: State = ((0,) * len(groups), -1)
+    value: dict[State, Floats] = {empty: start}
+    parent: dict[State, tuple[Ints, Ints]] = {}
+    for used in sorted(product(*(range(len(g) + 1) for g in groups)), key=sum):
+        for last in range(len(groups)):
             if used[last]:
                 before = tuple(n - (g == last) for g, n in enumerate(used))
-                _extend(problem, kinds, cuts, value, parent, (used, last), before)
+                value[used, last], *trail = _extend(cuts, value, before, last)
+                parent[used, last] = (trail[0], trail[1])
     best = min((s for s in value if s != empty), key=lambda s: (value[s][-1], sum(s[0])))
     if not np.isfinite(value[best][-1]):
         raise InfeasibleError("no contiguous split fits the devices' memory and pins")
-    return _trace(problem, kinds, cuts, parent, best)
+    device = np.zeros(arrays.num_ops, dtype=np.int64)
+    state, j = best, num_cuts - 1
+    while state != empty:
+        used, last = state
+        i, e = int(parent[state][0][j]), int(parent[state][1][j])
+        device[order[cuts.positions[i] : cuts.positions[j]]] = groups[last][used[last] - 1]
+        state, j = (tuple(n - (g == last) for g, n in enumerate(used)), e), i
+    return device
 
 
 def _extend(
-    problem: Problem,
-    kinds: list[list[str]],
-    cuts: _Cuts,
-    value: dict[State, NDArray[np.float64]],
-    parent: dict[State, tuple[NDArray[np.int64], list[State]]],
-    state: State,
-    before: tuple[int, ...],
-) -> None:
-    """value[state][j] = min over i, e of max(value[before, e][i], link, load of ops i to j)."""
-    last = state[1]
-    device = kinds[last][0]
-    column = problem.device_index[device]
-    prefix, forbidden = cuts.seconds[:, column], cuts.forbidden[:, column]
-    load = prefix[None, :] - prefix[:, None]
-    load[forbidden[None, :] > forbidden[:, None]] = np.inf
-    stage_bytes = cuts.param_bytes[None, :] - cuts.param_bytes[:, None]
-    load[(stage_bytes < 0) | (stage_bytes > problem.memory_limit_bytes(device))] = np.inf
-    load[np.tril_indices(len(prefix), -1)] = np.inf
-    best = np.full(len(prefix), np.inf)
-    arg = np.zeros(len(prefix), dtype=np.int64)
-    origin: list[State] = [(before, -1)] * len(prefix)
-    for e in range(-1, len(kinds)):
+    cuts: _Cuts, value: dict[State, Floats], before: tuple[int, ...], last: int
+) -> tuple[Floats, Ints, Ints]:
+    """value[j] = min over i, e of max(value[before, e][i], link, load of the stage from i to j).
+
+    Returns the values, and the i and e that give them.
+    """
+    num_cuts = len(cuts.positions)
+    best, at = np.full(num_cuts, np.inf), np.arange(num_cuts)
+    arg, origin = np.zeros(num_cuts, dtype=np.int64), np.full(num_cuts, -1)
+    for e in range(-1, len(cuts.load)):
         if (before, e) not in value:
             continue
-        arrival = value[before, e].copy()
+        arrival = value[before, e]
         if e >= 0:
-            src = kinds[e][0]
-            dst = next((d for d in reversed(kinds[last]) if d != src), device)
-            link = problem.links.get((src, dst))
-            if link is None:
-                continue
-            carried = cuts.num_crossing * link.latency_s + cuts.crossing_bytes / link.bytes_per_s
-            arrival = np.maximum(arrival, carried)
-        total = np.maximum(arrival[:, None], load)
+            arrival = np.maximum(arrival, cuts.carried[e, last])
+        total = np.maximum(arrival[:, None], cuts.load[last])
         i = total.argmin(axis=0)
-        candidate = total[i, np.arange(len(prefix))]
-        better = candidate < best
-        best[better], arg[better] = candidate[better], i[better]
-        for j in np.flatnonzero(better):
-            origin[j] = (before, e)
-    value[state] = best
-    parent[state] = (arg, origin)
+        better = total[i, at] < best
+        best[better], arg[better], origin[better] = total[i, at][better], i[better], e
+    return best, arg, origin
 
 
-def _trace(
-    problem: Problem,
-    kinds: list[list[str]],
-    cuts: _Cuts,
-    parent: dict[State, tuple[NDArray[np.int64], list[State]]],
-    state: State,
-) -> Placement:
-    names = [op.name for op in problem.graph.ops]
-    placement: dict[str, str] = {}
-    j = len(cuts.positions) - 1
-    while state in parent:
-        arg, origin = parent[state]
-        i = int(arg[j])
-        device = kinds[state[1]][state[0][state[1]] - 1]
-        for name in names[cuts.positions[i] : cuts.positions[j]]:
-            placement[name] = device
-        state, j = origin[j], i
-    return {name: placement[name] for name in names}
+def _cuts(arrays: Arrays, order: Ints, groups: list[list[int]]) -> _Cuts:
+    n = arrays.num_ops
+    place = np.empty(n, dtype=np.int64)
+    place[order] = np.arange(n)
+    first, last = _ends_of_tensors(arrays, place)
+    positions = _candidates(arrays, first, last, n)
+    c = len(positions)
+    load = np.zeros((len(groups), c, c))
+    for g, group in enumerate(groups):
+        device = group[0]
+        seconds = arrays.seconds[order, device]
+        never = ~np.isfinite(seconds)
+        for amount, limit in (
+            (np.where(never, 0.0, seconds), np.inf),
+            (never.astype(float), 0.5),
+            (arrays.op_bytes[order], arrays.limit_bytes[device]),
+        ):
+            prefix = np.append(0.0, amount.cumsum())[positions]
+            stage = prefix[None, :] - prefix[:, None]
+            load[g] += np.where(stage > limit, np.inf, stage if limit == np.inf else 0.0)
+        if arrays.serialised:
+            load[g] += _cut_seconds(arrays, place, arrays.ends_s[:, device], positions)
+        load[g][np.tril_indices(c, -1)] = np.inf
+    carried = np.zeros((len(groups), len(groups), c))
+    if not arrays.serialised:
+        for (a, src), (b, dst) in product(enumerate(groups), repeat=2):
+            p = src[0]
+            q = next((q for q in reversed(dst) if q != p), p)
+            if arrays.medium[p, q] < 0 and p != q:
+                carried[a, b] = np.inf
+            elif p != q:
+                moved = arrays.transfer_s(np.arange(arrays.num_tensors), p, q)
+                carried[a, b] = _crossing(first, last, moved, n)[positions]
+    return _Cuts(positions, load, carried)
 
 
-def _device_kinds(problem: Problem) -> list[list[str]]:
-    """Devices in groups that are interchangeable: same times, same memory."""
-    groups: dict[tuple[bytes, int], list[str]] = {}
-    for device, profile in problem.cluster.devices.items():
-        column = problem.seconds[:, problem.device_index[device]]
-        groups.setdefault((column.tobytes(), profile.memory_bytes), []).append(device)
-    return list(groups.values())
+def _ends_of_tensors(arrays: Arrays, place: Ints) -> tuple[Ints, Ints]:
+    """First and last place in the order of the operators that make or read each tensor."""
+    first = place[arrays.producer].copy()
+    last = first.copy()
+    np.minimum.at(first, arrays.edge_tensor, place[arrays.reader])
+    np.maximum.at(last, arrays.edge_tensor, place[arrays.reader])
+    return first, last
 
 
-def _candidate_cuts(problem: Problem) -> _Cuts:
-    graph = problem.graph
-    num_ops = len(graph.ops)
-    index = {op.name: i for i, op in enumerate(graph.ops)}
-    opened, count = np.zeros(num_ops + 1), np.zeros(num_ops + 1)
-    for tensor, producer in graph.producer.items():
-        last = max((index[c] for c in graph.consumers.get(tensor, ())), default=index[producer])
-        first = index[producer] + 1
-        for array, amount in ((opened, graph.tensors[tensor].num_bytes), (count, 1)):
-            array[first] += amount
-            array[last + 1] -= amount
-    crossing, num_crossing = opened.cumsum(), count.cumsum()
-    positions = np.arange(num_ops + 1)
-    if num_ops > MAX_CUTS:
-        buckets = np.array_split(np.arange(1, num_ops), MAX_CUTS - 2)
-        positions = np.array([0, *(b[crossing[b].argmin()] for b in buckets), num_ops])
-    none = np.zeros(problem.seconds.shape[1])
-    can_run = np.isfinite(problem.seconds)
-    seconds = np.vstack([none, np.where(can_run, problem.seconds, 0.0).cumsum(axis=0)])
-    forbidden = np.vstack([none, (~can_run).cumsum(axis=0)]).astype(np.int64)
-    params = np.append(0.0, np.cumsum([op.param_bytes for op in graph.ops]))
-    return _Cuts(
-        positions,
-        seconds[positions],
-        forbidden[positions],
-        params[positions],
-        crossing[positions],
-        num_crossing[positions],
-    )
+def _crossing(first: Ints, last: Ints, amount: Floats, n: int) -> Floats:
+    """(n + 1,) sum of the amounts of the tensors that cross a cut before each place."""
+    change = np.bincount(first + 1, amount, n + 2) - np.bincount(last + 1, amount, n + 2)
+    return change.cumsum()[: n + 1]
+
+
+def _candidates(arrays: Arrays, first: Ints, last: Ints, n: int) -> Ints:
+    """All cuts, or of each of 700 buckets the one that the least crosses."""
+    if n <= MAX_CUTS:
+        return np.arange(n + 1)
+    amount = arrays.ends_s.max(axis=1) if arrays.serialised else arrays.num_bytes
+    crossing = _crossing(first, last, amount, n)
+    buckets = np.array_split(np.arange(1, n), MAX_CUTS - 2)
+    return np.array([0, *(b[crossing[b].argmin()] for b in buckets), n])
+
+
+def _cut_seconds(arrays: Arrays, place: Ints, ends_s: Floats, positions: Ints) -> Floats:
+    """(c, c) seconds that a stage between two cuts pays for tensors with one end outside.
+
+    A tensor costs its `ends_s` unless the stage holds all operators that make or read it, or
+    none: the stage [i, j) holds none of those at sorted places p_1 < ... < p_m iff, for some k,
+    p_k < i and j <= p_(k + 1) (p_0 = -1, p_(m + 1) = n), and all iff i <= p_1 and p_m < j.
+    """
+    n, t = arrays.num_ops, np.arange(arrays.num_tensors)
+    tensor = np.concatenate([t, arrays.edge_tensor])
+    at = np.concatenate([place[arrays.producer], place[arrays.reader]])
+    order = np.lexsort((at, tensor))
+    tensor, at = tensor[order], at[order]
+    c = len(positions)
+    free = np.zeros((c + 1, c + 1))
+    is_first = np.append(True, tensor[1:] != tensor[:-1])
+    is_last = np.append(is_first[1:], True)
+    before = np.where(is_first, -1, np.append(-1, at[:-1]))
+    pairs = [(before, at, tensor), (at[is_last], np.full(is_last.sum(), n), tensor[is_last])]
+    for low, high, which in pairs:  # none: low < i, j <= high
+        i = np.searchsorted(positions, low + 1)
+        j = np.searchsorted(positions, high, side="right")
+        for row, column, sign in ((i, 0, 1), (i, j, -1)):
+            np.add.at(free, (row, column), sign * ends_s[which])
+    low = np.searchsorted(positions, at[is_first], side="right")  # all: i <= p_1, p_m < j
+    high = np.searchsorted(positions, at[is_last] + 1)
+    for row, sign in ((0, 1), (low, -1)):
+        np.add.at(free, (row, high), sign * ends_s[tensor[is_last]])
+    free = free.cumsum(axis=0).cumsum(axis=1)[:c, :c]
+    return np.maximum(ends_s.sum() - free, 0.0)
