@@ -1,0 +1,153 @@
+"""A lower bound on the largest load by column generation over the sets that devices can hold.
+
+If operator weights w >= 0 are such that no n devices can hold, within a load T each, sets whose
+weights sum to that of all operators, then every plan has a load above T. Any weights give a
+valid bound; the linear programme of Gilmore and Gomory finds good ones, and the sets come from
+the dynamic programme of `device_sets`, which knows each device's times and transfers exactly.
+Memory and media are left out, which keeps it a bound.
+
+Source: Gilmore and Gomory, "A linear programming approach to the cutting-stock problem",
+Operations Research 9(6), 1961, doi:10.1287/opre.9.6.849; smoothing of the weights: Pessoa,
+Sadykov, Uchoa, Vanderbeck, "Automation and combination of linear-programming based stabilization
+techniques in column generation", INFORMS J. Computing 30(2), 2018, doi:10.1287/ijoc.2017.0784.
+"""
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.arrays import Arrays, Floats, Ints, kinds
+from scheduler.device_sets import Steps, least_loads, members, steps_of
+
+LEVELS_PER_DEVICE = 1500
+MOST_ENTRIES = 60_000_000
+"""Entries of the trail of a dynamic programme: 16 bits each."""
+SMOOTHING = 0.7
+CLOSE = 1e-5
+"""Relative distance at which bound and value are equal."""
+
+
+@dataclass
+class SetBound:
+    """The state of the column generation: what `tighten` carries on from.
+
+    Attributes:
+        value: the load of the best plan known; sets above it are not looked at.
+        best: the bound so far.
+        weights: (num_ops,) that gave it; they sum to 1.
+        sets: (kind, members, load) found so far.
+    """
+
+    arrays: Arrays
+    value: float
+    best: float = 0.0
+    weights: Floats = field(init=False)
+    sets: list[tuple[int, NDArray[np.bool_], float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Build the transitions of each kind of device."""
+        arrays = self.arrays
+        self.groups = kinds(arrays)
+        self.counts = np.array([len(group) for group in self.groups])
+        self.steps: list[Steps] = [steps_of(arrays, group[0]) for group in self.groups]
+        width = max(int(s.num_states.max()) for s in self.steps)
+        levels = min(LEVELS_PER_DEVICE * 3 // 2, MOST_ENTRIES // (width * arrays.num_ops))
+        self.levels = max(levels, 100)
+        self.trails = [
+            np.zeros((arrays.num_ops, int(s.num_states.max()), self.levels + 1), dtype=np.int16)
+            for s in self.steps
+        ]
+        finite = np.where(np.isfinite(arrays.seconds), arrays.seconds, 0.0).max(axis=1)
+        least = np.where(arrays.seconds.min(axis=1) > 0, arrays.seconds.min(axis=1), finite)
+        self.weights = least / max(least.sum(), 1e-300)
+        self._seen: set[tuple[int, bytes]] = set()
+
+    def integer(self, weights: Floats) -> Ints:
+        """Weights as whole levels: an average device gets two thirds of all levels."""
+        total = weights.sum() or 1.0
+        scale = self.counts.sum() * self.levels * 2 / 3 / total
+        return np.floor(weights * scale + 0.5).astype(np.int64)
+
+    def price(self, weights: Floats, target: float) -> tuple[float, int]:
+        """Bound of some weights, and how many new sets within `target` they brought."""
+        weight = self.integer(weights)
+        limit = self.value * (1 + CLOSE / 10)
+        loads, new = [], 0
+        for kind, (steps, trail) in enumerate(zip(self.steps, self.trails, strict=True)):
+            seconds = np.ascontiguousarray(self.arrays.seconds[:, self.groups[kind][0]])
+            load = least_loads(steps, seconds, weight, limit, trail)
+            loads.append(load)
+            for level in np.flatnonzero(load <= target)[::-1][:3]:
+                into = np.zeros(self.arrays.num_ops, dtype=np.int64)
+                found = members(steps, weight, int(level), trail, into)
+                key = (kind, into.tobytes())
+                if found and key not in self._seen:
+                    self._seen.add(key)
+                    self.sets.append((kind, into.astype(bool), float(load[level])))
+                    new += 1
+        bound = least_cover(loads, self.counts, int(weight.sum()), self.value)
+        if bound > self.best:
+            self.best, self.weights = bound, weights / max(weights.sum(), 1e-300)
+        return bound, new
+
+
+def least_cover(loads: list[Floats], counts: Ints, weight: int, value: float) -> float:
+    """Least T at which the devices' heaviest sets within T weigh as much as all operators.
+
+    `value` where no T below it is enough: then no plan is better.
+    """
+    reach = [np.minimum.accumulate(load[::-1])[::-1] for load in loads]
+    candidates = np.unique(np.concatenate([r[np.isfinite(r)] for r in reach]))
+    total = np.zeros(len(candidates))
+    for r, count in zip(reach, counts, strict=True):
+        heaviest = np.searchsorted(r, candidates, side="right") - 1
+        total += count * np.where(heaviest == len(r) - 1, weight, heaviest)
+    enough = np.flatnonzero(total >= weight)
+    return min(value, float(candidates[enough[0]])) if len(enough) else value
+
+
+def tighten(bound: SetBound, deadline_s: float) -> float:
+    """Improve the bound until it meets the value, cannot rise, or `time.perf_counter()` ends."""
+    ceiling = bound.value
+    bound.price(bound.weights, ceiling)
+    target = bound.best + 0.7 * (ceiling - bound.best)
+    while time.perf_counter() < deadline_s and ceiling - bound.best > CLOSE * bound.value:
+        cover, weights = _cover(bound, target)
+        if cover <= 1 + 1e-9:  # the sets known cover everything within the target
+            ceiling = target
+            target = bound.best + 0.5 * (ceiling - bound.best)
+            continue
+        smoothed = SMOOTHING * bound.weights + (1 - SMOOTHING) * weights
+        _, new = bound.price(smoothed, target)
+        if not new:
+            _, new = bound.price(weights, target)
+        if not new and bound.best < target:  # the levels are too coarse to go on
+            ceiling = target
+        if bound.best >= target or not new:
+            target = bound.best + 0.5 * (ceiling - bound.best)
+    return bound.best
+
+
+def _cover(bound: SetBound, target: float) -> tuple[float, Floats]:
+    """Devices (as a share of those there are) that the known sets need, and the weights (dual).
+
+    max sum w  s.t.  w(S) <= alpha_kind for every set,  sum counts alpha <= 1,  0 <= w <= 1.
+    """
+    from scipy.optimize import linprog
+    from scipy.sparse import csr_array
+
+    n, num_kinds = bound.arrays.num_ops, len(bound.groups)
+    known = [(kind, inside) for kind, inside, load in bound.sets if load <= target]
+    rows = np.zeros((len(known) + 1, n + num_kinds))
+    for i, (kind, inside) in enumerate(known):
+        rows[i, :n] = inside
+        rows[i, n + kind] = -1.0
+    rows[-1, n:] = bound.counts
+    limits = np.append(np.zeros(len(known)), 1.0)
+    profit = np.append(-np.ones(n), np.zeros(num_kinds))
+    solved = linprog(profit, csr_array(rows), limits, bounds=(0, 1), method="highs")
+    if not solved.success:
+        return 0.0, bound.weights
+    return float(-solved.fun), solved.x[:n] / max(solved.x[:n].sum(), 1e-300)
