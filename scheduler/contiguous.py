@@ -13,6 +13,7 @@ import numpy as np
 from hardware.errors import InfeasibleError
 from scheduler.arrays import Arrays, Floats, Ints, kinds
 from scheduler.contract import contract
+from scheduler.orders import late, narrow
 from scheduler.problem import Placement, Problem
 
 MAX_CUTS = 700
@@ -45,9 +46,25 @@ def contiguous(problem: Problem) -> Placement:
         InfeasibleError: no split fits the devices' memory.
     """
     arrays = problem.arrays
-    small = contract(arrays, arrays.unit)
-    device = split_order(small, np.arange(small.num_ops))[arrays.unit]
+    device = best_order_split(contract(arrays, arrays.unit))[arrays.unit]
     return {op.name: problem.costs.devices[d] for op, d in zip(problem.graph.ops, device, strict=True)}
+
+
+def best_order_split(arrays: Arrays) -> Ints:
+    """(num_ops,) devices of the best split over three linear orders: given, late and narrow.
+
+    Raises:
+        InfeasibleError: no split fits the devices' memory.
+    """
+    splits = []
+    for order in (np.arange(arrays.num_ops), late(arrays), narrow(arrays)):
+        try:
+            splits.append(split_order(arrays, order))
+        except InfeasibleError as error:
+            refusal = error
+    if not splits:
+        raise refusal
+    return min(splits, key=lambda device: float(arrays.loads(device).max()))
 
 
 def split_order(arrays: Arrays, order: Ints) -> Ints:

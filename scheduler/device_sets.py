@@ -3,8 +3,8 @@
 A set S pays on a device the times of its operators, and `ends_s` of every tensor that has ends
 both in S and outside. Operators are decided one by one in a narrow order; a state says of every
 open tensor whether its ends so far are all outside, all inside, or mixed (paid). For integer
-weights w the programme gives, for every weight level, the least load of a set of that weight:
-exactly, in O(operators x states x levels).
+weights w (of either sign) the programme gives, for every weight level, the least load of a set of
+that weight: exactly, in O(operators x states x levels).
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scheduler.arrays import Arrays, Floats, Ints
 from scheduler.orders import hyperedges, narrow
 
-MOST_STATES = 1024
+MOST_STATES = 300
 OUTSIDE, INSIDE, MIXED = 0, 1, 2
 
 
@@ -99,17 +99,19 @@ def _moves(
 
 @numba.njit(cache=True)
 def least_loads(
-    steps: Steps, seconds: Floats, weight: Ints, limit_s: float, trail: NDArray[np.int16]
+    steps: Steps, seconds: Floats, weight: Ints, limit_s: float, trail: NDArray[np.int16], zero: int
 ) -> Floats:
-    """(levels,) least load of a set of each weight; the last level stands for all above.
+    """(levels,) least load of a set of each weight; level `zero` is the weight of the empty set.
 
-    `trail` (n, states, levels) receives the transition that gave each value. Sets above
-    `limit_s` are left out (infinite).
+    The last level stands for all above; weights below the first count as the first. `trail`
+    (n, states, levels) receives the transition that gave each value, -1 where a weight was out
+    of range. Sets above `limit_s` are left out (infinite).
     """
-    top = trail.shape[2] - 1
-    now = np.full((trail.shape[1], top + 1), np.inf)
-    new = np.full((trail.shape[1], top + 1), np.inf)
-    now[0, 0] = 0.0
+    num_levels = trail.shape[2]
+    top = num_levels - 1
+    now = np.full((trail.shape[1], num_levels), np.inf)
+    new = np.full((trail.shape[1], num_levels), np.inf)
+    now[0, zero] = 0.0
     for i in range(len(steps.order)):
         u = steps.order[i]
         new[: steps.num_states[i]] = np.inf
@@ -119,28 +121,36 @@ def least_loads(
             gain = 0
             if steps.takes[r] == 1:
                 add += seconds[u]
-                gain = min(weight[u], top)
+                gain = min(max(weight[u], -top), top)
             if not add <= limit_s:
                 continue
-            for level in range(top - gain):
+            low, high = max(0, -gain), min(top - 1, top - gain)  # what reached the top stays
+            for level in range(low, high + 1):
                 load = now[s, level] + add
                 if load <= limit_s and load < new[q, level + gain]:
                     new[q, level + gain] = load
                     trail[i, q, level + gain] = k
-            for level in range(top - gain, top + 1):
+            for level in range(num_levels):
+                if low <= level <= high:
+                    continue
+                end = 0 if level < low else top
                 load = now[s, level] + add
-                if load <= limit_s and load < new[q, top]:
-                    new[q, top] = load
-                    trail[i, q, top] = -1 if gain > 0 else k
+                if load <= limit_s and load < new[q, end]:
+                    new[q, end] = load
+                    trail[i, q, end] = -1
         now, new = new, now
     return now[0].copy()
 
 
 @numba.njit(cache=True)
-def members(steps: Steps, weight: Ints, level: int, trail: NDArray[np.int16], into: Ints) -> bool:
-    """Write the set behind a value of `least_loads`; False at the last level, which has none."""
+def members(
+    steps: Steps, weight: Ints, level: int, trail: NDArray[np.int16], into: Ints
+) -> bool:
+    """Write the set behind a value of `least_loads`; False where its weight was out of range."""
     s = 0
     for i in range(len(steps.order) - 1, -1, -1):
+        if level < 0 or level >= trail.shape[2]:
+            return False
         k = trail[i, s, level]
         if k < 0:
             return False
@@ -150,4 +160,4 @@ def members(steps: Steps, weight: Ints, level: int, trail: NDArray[np.int16], in
         if steps.takes[r] == 1:
             level -= weight[u]
         s = steps.src[r]
-    return level == 0
+    return True

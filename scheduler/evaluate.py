@@ -1,6 +1,7 @@
 """From a placement to a checked plan with its value and its gap."""
 
 import time
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -44,6 +45,13 @@ def finish_plan(
         in_flight=in_flight,
         memory=memory,
     )
+
+
+def with_bound(plan: Plan, bound: float) -> Plan:
+    """The plan with a better lower bound, where this is one."""
+    bound = min(max(bound, plan.lower_bound), plan.value)
+    gap = (plan.value - bound) / plan.value if plan.value > 0 else 0.0
+    return replace(plan, lower_bound=bound, gap=gap)
 
 
 def plan_value(problem: Problem, stages: tuple[Stage, ...], in_flight: int) -> float:

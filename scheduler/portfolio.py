@@ -5,17 +5,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from hardware.documents import nearest
 from hardware.errors import InfeasibleError
-from scheduler.bounds import lower_bound
+from scheduler import throughput
+from scheduler.bounds import lower_bound, usd_per_1k
 from scheduler.contiguous import contiguous
-from scheduler.evaluate import finish_plan
+from scheduler.evaluate import finish_plan, with_bound
 from scheduler.heft import heft
 from scheduler.plan import Plan
 from scheduler.problem import Placement, Problem
 from scheduler.single_device import memory_fill, single_device
 
 Algorithm = Callable[[Problem], Placement]
+Tell = Callable[[float, float], None]
+
+
+def _silent(value: float, bound: float) -> None:
+    pass
+
+
 
 ALGORITHMS: dict[str, Algorithm] = {
     "memory_fill": memory_fill,
@@ -43,10 +53,38 @@ def algorithms(problem: Problem) -> dict[str, Algorithm]:
     return {**single, **ALGORITHMS}
 
 
-def solve(problem: Problem, algorithm: str = "auto") -> Solution:
+def search(
+    problem: Problem, deadline_s: float, bound: float, tell: Tell
+) -> tuple[Placement, str, float]:
+    """The best split that the throughput portfolio finds; returns also its name and the bound.
+
+    Raises:
+        InfeasibleError: no split fits the devices' memory.
+    """
+    arrays = problem.arrays
+
+    def in_unit(load_s: float) -> float:
+        period_s = load_s * problem.num_micro_batches
+        return usd_per_1k(problem, period_s) if problem.objective == "cost" else period_s
+
+    best = throughput.start(arrays, bound / in_unit(1.0))
+    if best.load < np.inf:
+        throughput.improve(
+            arrays, best, deadline_s, lambda load, low: tell(in_unit(load), in_unit(low))
+        )
+    names = problem.costs.devices
+    placed = {op.name: names[d] for op, d in zip(problem.graph.ops, best.device, strict=True)}
+    return placed, best.algorithm or "single_device", in_unit(best.bound)
+
+
+def solve(
+    problem: Problem, algorithm: str = "auto", time_limit_s: float = 0.0, tell: Tell = _silent
+) -> Solution:
     """Run one algorithm, or all of them (`auto`), and choose the best by the objective.
 
-    On a tie the plan on fewer devices wins.
+    On a tie the plan on fewer devices wins. `auto` spends what is left of `time_limit_s` on
+    search and bounds, and stops when the plan is proven optimal; 0 leaves heuristics alone.
+    `tell` is called with the best value and bound of the search, in the objective's unit.
 
     Raises:
         ValueError: there is no such algorithm.
@@ -55,6 +93,7 @@ def solve(problem: Problem, algorithm: str = "auto") -> Solution:
     known = algorithms(problem)
     if algorithm != "auto" and algorithm not in known:
         raise ValueError(f"unknown algorithm '{algorithm}'{nearest(algorithm, ['auto', *known])}")
+    began_s = time.perf_counter()
     bound = lower_bound(problem)
     plans: list[Plan] = []
     refusals: dict[str, str] = {}
@@ -64,6 +103,13 @@ def solve(problem: Problem, algorithm: str = "auto") -> Solution:
             plans.append(finish_plan(problem, name, place(problem), started_s, bound))
         except InfeasibleError as refusal:
             refusals[name] = str(refusal)
+    if algorithm == "auto" and problem.objective != "latency":
+        placed, how, bound = search(problem, began_s + time_limit_s, bound, tell)
+        try:
+            plans.append(finish_plan(problem, how, placed, began_s, bound))
+        except InfeasibleError as refusal:
+            refusals[how] = str(refusal)
+        plans = [with_bound(plan, bound) for plan in plans]
     if not plans:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
         raise InfeasibleError(f"no plan for '{problem.graph.name}': {reasons}")

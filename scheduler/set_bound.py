@@ -1,6 +1,6 @@
 """A lower bound on the largest load by column generation over the sets that devices can hold.
 
-If operator weights w >= 0 are such that no n devices can hold, within a load T each, sets whose
+If operator weights w (of either sign) are such that no n devices can hold, within a load T each, sets whose
 weights sum to that of all operators, then every plan has a load above T. Any weights give a
 valid bound; the linear programme of Gilmore and Gomory finds good ones, and the sets come from
 the dynamic programme of `device_sets`, which knows each device's times and transfers exactly.
@@ -38,6 +38,9 @@ class SetBound:
         best: the bound so far.
         weights: (num_ops,) that gave it; they sum to 1.
         sets: (kind, members, load) found so far.
+        signed: whether weights may be negative.
+        ceiling: the sets known hold everything within it, so that the bound stays below.
+        target: load that the weights are being sought for.
     """
 
     arrays: Arrays
@@ -46,17 +49,24 @@ class SetBound:
     weights: Floats = field(init=False)
     sets: list[tuple[int, NDArray[np.bool_], float]] = field(default_factory=list)
 
+    signed: bool = False
+    ceiling: float = np.inf
+    target: float = 0.0
+
     def __post_init__(self) -> None:
         """Build the transitions of each kind of device."""
+        self.ceiling = self.value
         arrays = self.arrays
         self.groups = kinds(arrays)
         self.counts = np.array([len(group) for group in self.groups])
         self.steps: list[Steps] = [steps_of(arrays, group[0]) for group in self.groups]
         width = max(int(s.num_states.max()) for s in self.steps)
-        levels = min(LEVELS_PER_DEVICE * 3 // 2, MOST_ENTRIES // (width * arrays.num_ops))
-        self.levels = max(levels, 100)
+        per_device = min(LEVELS_PER_DEVICE, MOST_ENTRIES // (width * arrays.num_ops) // 2)
+        self.per_device = max(per_device, 100)
+        self.zero = self.per_device // 2
+        levels = 2 * self.per_device
         self.trails = [
-            np.zeros((arrays.num_ops, int(s.num_states.max()), self.levels + 1), dtype=np.int16)
+            np.zeros((arrays.num_ops, int(s.num_states.max()), levels), dtype=np.int16)
             for s in self.steps
         ]
         finite = np.where(np.isfinite(arrays.seconds), arrays.seconds, 0.0).max(axis=1)
@@ -65,9 +75,8 @@ class SetBound:
         self._seen: set[tuple[int, bytes]] = set()
 
     def integer(self, weights: Floats) -> Ints:
-        """Weights as whole levels: an average device gets two thirds of all levels."""
-        total = weights.sum() or 1.0
-        scale = self.counts.sum() * self.levels * 2 / 3 / total
+        """Weights as whole levels, of which an average device gets `per_device`."""
+        scale = self.counts.sum() * self.per_device / (weights.sum() or 1.0)
         return np.floor(weights * scale + 0.5).astype(np.int64)
 
     def price(self, weights: Floats, target: float) -> tuple[float, int]:
@@ -77,7 +86,7 @@ class SetBound:
         loads, new = [], 0
         for kind, (steps, trail) in enumerate(zip(self.steps, self.trails, strict=True)):
             seconds = np.ascontiguousarray(self.arrays.seconds[:, self.groups[kind][0]])
-            load = least_loads(steps, seconds, weight, limit, trail)
+            load = least_loads(steps, seconds, weight, limit, trail, self.zero)
             loads.append(load)
             for level in np.flatnonzero(load <= target)[::-1][:3]:
                 into = np.zeros(self.arrays.num_ops, dtype=np.int64)
@@ -87,13 +96,15 @@ class SetBound:
                     self._seen.add(key)
                     self.sets.append((kind, into.astype(bool), float(load[level])))
                     new += 1
-        bound = least_cover(loads, self.counts, int(weight.sum()), self.value)
+        bound = least_cover(loads, self.counts, int(weight.sum()), self.value, self.zero)
         if bound > self.best:
             self.best, self.weights = bound, weights / max(weights.sum(), 1e-300)
         return bound, new
 
 
-def least_cover(loads: list[Floats], counts: Ints, weight: int, value: float) -> float:
+def least_cover(
+    loads: list[Floats], counts: Ints, weight: int, value: float, zero: int
+) -> float:
     """Least T at which the devices' heaviest sets within T weigh as much as all operators.
 
     `value` where no T below it is enough: then no plan is better.
@@ -103,37 +114,48 @@ def least_cover(loads: list[Floats], counts: Ints, weight: int, value: float) ->
     total = np.zeros(len(candidates))
     for r, count in zip(reach, counts, strict=True):
         heaviest = np.searchsorted(r, candidates, side="right") - 1
-        total += count * np.where(heaviest == len(r) - 1, weight, heaviest)
+        total += count * np.where(heaviest == len(r) - 1, max(weight, 0), heaviest - zero)
     enough = np.flatnonzero(total >= weight)
     return min(value, float(candidates[enough[0]])) if len(enough) else value
 
 
 def tighten(bound: SetBound, deadline_s: float) -> float:
-    """Improve the bound until it meets the value, cannot rise, or `time.perf_counter()` ends."""
-    ceiling = bound.value
-    bound.price(bound.weights, ceiling)
-    target = bound.best + 0.7 * (ceiling - bound.best)
-    while time.perf_counter() < deadline_s and ceiling - bound.best > CLOSE * bound.value:
-        cover, weights = _cover(bound, target)
-        if cover <= 1 + 1e-9:  # the sets known cover everything within the target
-            ceiling = target
-            target = bound.best + 0.5 * (ceiling - bound.best)
-            continue
-        smoothed = SMOOTHING * bound.weights + (1 - SMOOTHING) * weights
-        _, new = bound.price(smoothed, target)
-        if not new:
-            _, new = bound.price(weights, target)
-        if not new and bound.best < target:  # the levels are too coarse to go on
-            ceiling = target
-        if bound.best >= target or not new:
-            target = bound.best + 0.5 * (ceiling - bound.best)
+    """Improve the bound until it meets the value, cannot rise, or `time.perf_counter()` ends.
+
+    Weights from 0 first (sets cover the operators), which settles fast; then of either sign
+    (sets partition them), which reaches higher. A later call goes on where this one stops.
+    """
+    if not bound.best:
+        bound.price(bound.weights, bound.value)
+    while time.perf_counter() < deadline_s and bound.best < bound.value:
+        if bound.ceiling - bound.best <= CLOSE * bound.value:
+            if bound.signed:
+                break
+            bound.signed, bound.ceiling = True, bound.value
+        _generate(bound)
     return bound.best
+
+
+def _generate(bound: SetBound) -> None:
+    """One round: weights for a target between bound and ceiling, and the sets that break them."""
+    target = bound.target if bound.best < bound.target < bound.ceiling else 0.0
+    target = target or bound.best + (0.5 if bound.sets else 0.7) * (bound.ceiling - bound.best)
+    bound.target = target
+    cover, weights = _cover(bound, target)
+    if cover <= 1 + 1e-9:  # the sets known hold everything within the target
+        bound.ceiling = target
+        return
+    _, new = bound.price(SMOOTHING * bound.weights + (1 - SMOOTHING) * weights, target)
+    if not new:
+        _, new = bound.price(weights, target)
+    if not new and bound.best < target:  # the levels are too coarse to go on
+        bound.ceiling = target
 
 
 def _cover(bound: SetBound, target: float) -> tuple[float, Floats]:
     """Devices (as a share of those there are) that the known sets need, and the weights (dual).
 
-    max sum w  s.t.  w(S) <= alpha_kind for every set,  sum counts alpha <= 1,  0 <= w <= 1.
+    max sum w  s.t.  w(S) <= alpha_kind for every set, alpha >= 0,  sum counts alpha <= 1.
     """
     from scipy.optimize import linprog
     from scipy.sparse import csr_array
@@ -147,7 +169,8 @@ def _cover(bound: SetBound, target: float) -> tuple[float, Floats]:
     rows[-1, n:] = bound.counts
     limits = np.append(np.zeros(len(known)), 1.0)
     profit = np.append(-np.ones(n), np.zeros(num_kinds))
-    solved = linprog(profit, csr_array(rows), limits, bounds=(0, 1), method="highs")
+    bounds = [(-1 if bound.signed else 0, 1)] * n + [(0, 1)] * num_kinds
+    solved = linprog(profit, csr_array(rows), limits, bounds=bounds, method="highs")
     if not solved.success:
         return 0.0, bound.weights
     return float(-solved.fun), solved.x[:n] / max(solved.x[:n].sum(), 1e-300)

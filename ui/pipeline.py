@@ -287,10 +287,17 @@ def measure_op_times(
         return op_times(workers, model, graph, tell, fresh)
 
 
-def plan(prepared: Prepared, steps: Steps) -> Prepared:
-    """Run the placement algorithms."""
+def plan(
+    prepared: Prepared,
+    steps: Steps,
+    time_limit_s: float = 0.0,
+    improved: Callable[[float, float], None] = lambda value, bound: None,
+) -> Prepared:
+    """Run the placement algorithms; search within the time limit, telling value and bound."""
+    algorithm = prepared.scenario.algorithm
     with steps("Planning"):
-        return replace(prepared, solution=solve(prepared.problem, prepared.scenario.algorithm))
+        solution = solve(prepared.problem, algorithm, time_limit_s, improved)
+        return replace(prepared, solution=solution)
 
 
 def predict(prepared: Prepared, chosen: Plan, steps: Steps) -> tuple[Report, Cost | None]:

@@ -1,0 +1,35 @@
+"""Plans from the sets of the column generation: devices are filled one after the other."""
+
+import numpy as np
+
+from scheduler.arrays import Ints
+from scheduler.device_sets import least_loads, members
+from scheduler.set_bound import SetBound
+
+
+def dive(sets: SetBound, value: float, bound: float, rng: np.random.Generator) -> Ints:
+    """(num_ops,) devices: each takes the heaviest set, of what is left, below a target load.
+
+    The weights are those of the bound with random noise; the target lies at random between bound
+    and value. What is left at the end goes to the last device.
+    """
+    arrays = sets.arrays
+    target = bound + (value - bound) * rng.uniform(0.0, 1.0) * 0.999
+    noise = rng.uniform(0.0, 0.3)
+    weights = sets.weights * rng.uniform(1 - noise, 1 + noise, arrays.num_ops)
+    weights += rng.uniform(0.0, 0.2) * np.abs(sets.weights).mean()
+    weight = sets.integer(np.maximum(weights, 0.0))
+    device = np.full(arrays.num_ops, -1)
+    turns = [(kind, d) for kind, group in enumerate(sets.groups) for d in group]
+    for kind, d in turns:
+        seconds = np.where(device < 0, arrays.seconds[:, d], np.inf)
+        steps, trail = sets.steps[kind], sets.trails[kind]
+        load = least_loads(steps, seconds, weight, target, trail, sets.zero)
+        into = np.zeros(arrays.num_ops, dtype=np.int64)
+        levels = np.flatnonzero(load <= target)
+        if len(levels) and members(steps, weight, int(levels[-1]), trail, into):
+            device[into.astype(bool)] = d
+    for u in np.flatnonzero(device < 0):
+        able = np.flatnonzero(np.isfinite(arrays.seconds[u]))
+        device[u] = able[0] if len(able) else 0
+    return device

@@ -1,0 +1,116 @@
+"""The portfolio for throughput: split an order, merge, anneal, and bound, until time is up."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from hardware.errors import InfeasibleError
+from scheduler.arrays import Arrays, Ints
+from scheduler.contiguous import best_order_split
+from scheduler.contract import contract, together
+from scheduler.dive import dive
+from scheduler.local_search import anneal, net, state
+from scheduler.set_bound import CLOSE, SetBound, tighten
+
+Tell = Callable[[float, float], None]
+"""Called with the best load and the best bound (seconds per micro-batch) as they improve."""
+
+LARGEST_FOR_BOUND = 4000
+"""Operators, after merging, above which the column generation is left out."""
+MOVES = 30_000
+TEMPERATURES = (0.003, 0.01, 0.03)
+COOLING = 30.0
+
+
+@dataclass
+class Split:
+    """The best placement of an `Arrays` so far: devices, largest load, bound on it, and how.
+
+    The load is infinite where nothing fits yet.
+    """
+
+    device: Ints
+    load: float
+    bound: float
+    algorithm: str
+
+    def offer(self, arrays: Arrays, device: Ints, algorithm: str) -> bool:
+        """Take a placement if it fits the memory and its largest load is lower."""
+        load = float(arrays.loads(device).max())
+        fits = (arrays.held_bytes(device) <= arrays.limit_bytes).all()
+        if not fits or not load < self.load * (1 - 1e-12):
+            return False
+        self.device, self.load, self.algorithm = device, load, algorithm
+        return True
+
+    @property
+    def proven(self) -> bool:
+        """Whether no placement can be better."""
+        return self.load - self.bound <= CLOSE * self.load
+
+
+def start(arrays: Arrays, bound: float) -> Split:
+    """The best single device or split of an order (heuristics alone)."""
+    best = Split(np.zeros(arrays.num_ops, dtype=np.int64), np.inf, bound, "")
+    for d in range(arrays.num_devices):
+        best.offer(arrays, np.full(arrays.num_ops, d), "single_device")
+    for _ in range(2):  # what cannot be cut within the first value makes better orders
+        unit = together(arrays, best.load) if best.load < np.inf else arrays.unit
+        small = contract(arrays, unit)
+        try:
+            device = best_order_split(small)
+        except InfeasibleError:
+            break
+        if not best.offer(arrays, device[unit], "contiguous"):
+            break
+    return best
+
+
+def improve(arrays: Arrays, best: Split, deadline_s: float, tell: Tell) -> None:
+    """Search and bound in turns until proven or `time.perf_counter()` passes the deadline."""
+    rng = np.random.default_rng(0)
+    rounds = 0
+    sets: SetBound | None = None
+    while time.perf_counter() < deadline_s and not best.proven:
+        unit = together(arrays, best.load)
+        small = contract(arrays, unit)
+        here = Split(_members(unit, best.device), np.inf, best.bound, best.algorithm)
+        here.offer(small, here.device, best.algorithm)
+        if not here.load <= best.load * (1 + 1e-9):
+            unit, small = arrays.unit, contract(arrays, arrays.unit)
+            here = Split(_members(unit, best.device), best.load, best.bound, best.algorithm)
+        if sets is None or sets.arrays.num_ops != small.num_ops:
+            sets = SetBound(small, best.load) if small.num_ops <= LARGEST_FOR_BOUND else None
+        _anneal(small, here, min(deadline_s, time.perf_counter() + 0.5 + 0.3 * rounds), rounds)
+        if sets is not None:
+            share = min(deadline_s, time.perf_counter() + 0.7 + 0.3 * rounds)
+            sets.value = min(sets.value, here.load)
+            sets.ceiling = min(sets.ceiling, sets.value)
+            best.bound = here.bound = max(best.bound, tighten(sets, share))
+            tell(min(best.load, here.load), best.bound)
+            share = min(deadline_s, time.perf_counter() + 0.5 + 0.3 * rounds)
+            while time.perf_counter() < share and not here.proven:
+                here.offer(small, dive(sets, here.load, best.bound, rng), "device_sets")
+        if here.load < best.load:
+            best.offer(arrays, here.device[unit], here.algorithm)
+        tell(best.load, best.bound)
+        rounds += 1
+
+
+def _anneal(arrays: Arrays, here: Split, deadline_s: float, rounds: int) -> None:
+    net_ = net(arrays)
+    seed = 1000 * rounds
+    while time.perf_counter() < deadline_s and not here.proven:
+        at, found = state(arrays, here.device), here.device.copy()
+        hot = TEMPERATURES[seed % len(TEMPERATURES)]
+        anneal(net_, at, found, (hot, hot / COOLING, MOVES * (1 + rounds)), seed)
+        here.offer(arrays, found, "local_search")
+        seed += 1
+
+
+def _members(unit: Ints, device: Ints) -> Ints:
+    """(num_units,) device of the first operator of each unit."""
+    first = np.unique(unit, return_index=True)[1]
+    return device[first]
