@@ -47,7 +47,8 @@ def contiguous(problem: Problem) -> Placement:
     """
     arrays = problem.arrays
     device = best_order_split(contract(arrays, arrays.unit))[arrays.unit]
-    return {op.name: problem.costs.devices[d] for op, d in zip(problem.graph.ops, device, strict=True)}
+    names = problem.costs.devices
+    return {op.name: names[d] for op, d in zip(problem.graph.ops, device, strict=True)}
 
 
 def best_order_split(arrays: Arrays) -> Ints:
@@ -209,11 +210,11 @@ def _cut_seconds(arrays: Arrays, place: Ints, ends_s: Floats, positions: Ints) -
     for low, high, which in pairs:  # none: low < i, j <= high
         i = np.searchsorted(positions, low + 1)
         j = np.searchsorted(positions, high, side="right")
-        for row, column, sign in ((i, 0, 1), (i, j, -1)):
-            np.add.at(free, (row, column), sign * ends_s[which])
+        np.add.at(free, (np.asarray(i), np.zeros_like(i)), ends_s[which])
+        np.add.at(free, (np.asarray(i), np.asarray(j)), -ends_s[which])
     low = np.searchsorted(positions, at[is_first], side="right")  # all: i <= p_1, p_m < j
     high = np.searchsorted(positions, at[is_last] + 1)
-    for row, sign in ((0, 1), (low, -1)):
-        np.add.at(free, (row, high), sign * ends_s[tensor[is_last]])
+    np.add.at(free, (np.zeros_like(high), np.asarray(high)), ends_s[tensor[is_last]])
+    np.add.at(free, (np.asarray(low), np.asarray(high)), -ends_s[tensor[is_last]])
     free = free.cumsum(axis=0).cumsum(axis=1)[:c, :c]
-    return np.maximum(ends_s.sum() - free, 0.0)
+    return np.asarray(np.maximum(ends_s.sum() - free, 0.0))

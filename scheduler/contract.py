@@ -106,8 +106,10 @@ def _exchange_s(arrays: Arrays, src: Ints, dst: Ints, p: int, q: int) -> Floats:
     tensor = arrays.edge_tensor
     here, there = arrays.seconds[src, p], arrays.seconds[dst, q]
     if arrays.serialised:
-        return np.maximum(here + arrays.ends_s[tensor, p], there + arrays.ends_s[tensor, q])
-    return np.maximum(np.maximum(here, there), arrays.transfer_s(tensor, p, q))
+        load = np.maximum(here + arrays.ends_s[tensor, p], there + arrays.ends_s[tensor, q])
+    else:
+        load = np.maximum(np.maximum(here, there), arrays.transfer_s(tensor, p, q))
+    return np.asarray(load)
 
 
 def _dominated(arrays: Arrays) -> Ints:

@@ -64,7 +64,8 @@ def steps_of(arrays: Arrays, device: int) -> Steps:
             cheapest = min(range(len(still)), key=lambda k: paid[still[k]])
             del left[still.pop(cheapest)]
             moves = [(*m, key[:cheapest] + key[cheapest + 1 :]) for *m, key in moves]  # type: ignore[misc]
-        opened, new = still, {}
+        opened = still
+        new: dict[tuple[int, ...], int] = {}
         for s, take, cost, key in moves:
             rows.append((s, new.setdefault(key, len(new)), take, cost))
         states = new
@@ -139,13 +140,11 @@ def least_loads(
                     new[q, end] = load
                     trail[i, q, end] = -1
         now, new = new, now
-    return now[0].copy()
+    return now[0].copy()  # type: ignore[no-any-return]
 
 
 @numba.njit(cache=True)
-def members(
-    steps: Steps, weight: Ints, level: int, trail: NDArray[np.int16], into: Ints
-) -> bool:
+def members(steps: Steps, weight: Ints, level: int, trail: NDArray[np.int16], into: Ints) -> bool:
     """Write the set behind a value of `least_loads`; False where its weight was out of range."""
     s = 0
     for i in range(len(steps.order) - 1, -1, -1):

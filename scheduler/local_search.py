@@ -137,7 +137,7 @@ def _neighbour(net: Net, u: int) -> int:
         return u
     t = net.uses[net.uses_start[u] + np.random.randint(uses)]
     k = np.random.randint(net.start[t + 1] - net.start[t] + 1)
-    return net.producer[t] if k == 0 else net.reader[net.start[t] + k - 1]
+    return int(net.producer[t] if k == 0 else net.reader[net.start[t] + k - 1])
 
 
 @numba.njit(cache=True)

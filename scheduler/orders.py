@@ -76,9 +76,7 @@ def narrow(arrays: Arrays) -> Ints:
 def hyperedges(arrays: Arrays) -> tuple[list[list[int]], list[list[int]]]:
     """The operators of each tensor (its producer first), and the tensors of each operator."""
     reader, start = arrays.reader.tolist(), arrays.start.tolist()
-    pins = [
-        [p, *reader[start[t] : start[t + 1]]] for t, p in enumerate(arrays.producer.tolist())
-    ]
+    pins = [[p, *reader[start[t] : start[t + 1]]] for t, p in enumerate(arrays.producer.tolist())]
     nets: list[list[int]] = [[] for _ in range(arrays.num_ops)]
     for t, members in enumerate(pins):
         for u in members:

@@ -26,7 +26,6 @@ def _silent(value: float, bound: float) -> None:
     pass
 
 
-
 ALGORITHMS: dict[str, Algorithm] = {
     "memory_fill": memory_fill,
     "heft": heft,

@@ -1,9 +1,9 @@
 """A lower bound on the largest load by column generation over the sets that devices can hold.
 
-If operator weights w (of either sign) are such that no n devices can hold, within a load T each, sets whose
-weights sum to that of all operators, then every plan has a load above T. Any weights give a
-valid bound; the linear programme of Gilmore and Gomory finds good ones, and the sets come from
-the dynamic programme of `device_sets`, which knows each device's times and transfers exactly.
+If operator weights w (of either sign) are such that no n devices can hold, within a load T each,
+sets whose weights sum to that of all operators, then every plan has a load above T. Any weights
+give a valid bound; the linear programme of Gilmore and Gomory finds good ones, and the sets come
+from the programme of `device_sets`, which knows each device's times and transfers exactly.
 Memory and media are left out, which keeps it a bound.
 
 Source: Gilmore and Gomory, "A linear programming approach to the cutting-stock problem",
@@ -77,7 +77,7 @@ class SetBound:
     def integer(self, weights: Floats) -> Ints:
         """Weights as whole levels, of which an average device gets `per_device`."""
         scale = self.counts.sum() * self.per_device / (weights.sum() or 1.0)
-        return np.floor(weights * scale + 0.5).astype(np.int64)
+        return np.asarray(np.floor(weights * scale + 0.5), dtype=np.int64)
 
     def price(self, weights: Floats, target: float) -> tuple[float, int]:
         """Bound of some weights, and how many new sets within `target` they brought."""
@@ -102,9 +102,7 @@ class SetBound:
         return bound, new
 
 
-def least_cover(
-    loads: list[Floats], counts: Ints, weight: int, value: float, zero: int
-) -> float:
+def least_cover(loads: list[Floats], counts: Ints, weight: int, value: float, zero: int) -> float:
     """Least T at which the devices' heaviest sets within T weigh as much as all operators.
 
     `value` where no T below it is enough: then no plan is better.

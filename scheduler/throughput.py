@@ -20,6 +20,7 @@ Tell = Callable[[float, float], None]
 LARGEST_FOR_BOUND = 4000
 """Operators, after merging, above which the column generation is left out."""
 MOVES = 30_000
+MOVES_PER_OP = 500
 TEMPERATURES = (0.003, 0.01, 0.03)
 COOLING = 30.0
 
@@ -102,10 +103,11 @@ def improve(arrays: Arrays, best: Split, deadline_s: float, tell: Tell) -> None:
 def _anneal(arrays: Arrays, here: Split, deadline_s: float, rounds: int) -> None:
     net_ = net(arrays)
     seed = 1000 * rounds
+    moves = min(MOVES * (1 + rounds), MOVES_PER_OP * arrays.num_ops)
     while time.perf_counter() < deadline_s and not here.proven:
         at, found = state(arrays, here.device), here.device.copy()
         hot = TEMPERATURES[seed % len(TEMPERATURES)]
-        anneal(net_, at, found, (hot, hot / COOLING, MOVES * (1 + rounds)), seed)
+        anneal(net_, at, found, (hot, hot / COOLING, moves), seed)
         here.offer(arrays, found, "local_search")
         seed += 1
 

@@ -91,6 +91,10 @@ def build_parser() -> argparse.ArgumentParser:
     plan.add_argument("--objective", choices=["throughput", "latency", "cost"])
     plan.add_argument("--grain", choices=grains, help="place these together (default operators)")
     plan.add_argument("--algorithm", metavar="NAME", help="one algorithm; auto takes the best")
+    plan.add_argument(
+        "--time-limit", type=float, default=8.0, metavar="S",
+        help="seconds for search and bounds (default 8); 0 answers from heuristics alone",
+    )  # fmt: skip
     plan.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the plan here")
     for name, text in (
         ("simulate", "predict latency, throughput, utilisation and cost"),

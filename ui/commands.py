@@ -93,6 +93,8 @@ def capture(arguments: argparse.Namespace) -> int:
 
 def plan(arguments: argparse.Namespace) -> int:
     """Scenario, or graph and cluster, to plan file."""
+    if not arguments.time_limit >= 0:
+        raise ValueError(f"--time-limit must be seconds from 0, got {arguments.time_limit}")
     if arguments.graph:
         prepared, scenario = _prepare_files(arguments), None
     elif arguments.scenario:
@@ -104,7 +106,7 @@ def plan(arguments: argparse.Namespace) -> int:
         raise ValueError("plan needs a SCENARIO, or --graph FILE with --cluster FILE")
     for note in unsupported(prepared.graph, prepared.problem.cluster):
         terminal.notes.print(f"Note: {note}")
-    prepared = pipeline.plan(prepared, terminal.steps)
+    prepared = pipeline.plan(prepared, terminal.steps, arguments.time_limit, terminal.improved)
     assert prepared.solution is not None
     document = files.plan_document(prepared.solution.best, scenario)
     if arguments.output:

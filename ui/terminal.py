@@ -34,6 +34,12 @@ def steps(text: str) -> Iterator[Tell]:
         progress.update(task, total=1.0, completed=1.0)
 
 
+def improved(value: float, bound: float) -> None:
+    """Say how far a search is: best value so far, bound so far, in the objective's unit."""
+    gap = (value - bound) / value if value > 0 else 0.0
+    notes.print(f"best {value:.6g}, bound {bound:.6g}, gap {gap:.2%}")
+
+
 def note(text: str) -> None:
     """Say on standard error what a reader must not miss."""
     notes.print(f"[bold yellow]Note:[/] {text}")

@@ -1,0 +1,178 @@
+import itertools
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scheduler.arrays import Arrays, csr
+from scheduler.contiguous import best_order_split, split_order
+from scheduler.contract import contract, together
+from scheduler.device_sets import least_loads, members, steps_of
+from scheduler.local_search import anneal, net, state
+from scheduler.orders import late, narrow
+from scheduler.set_bound import SetBound, tighten
+from scheduler.throughput import improve, start
+
+
+def make_arrays(seconds, readers, ends=None, limit=np.inf, op_bytes=None, num_bytes=1.0):
+    """`readers`: {producer: [readers]}; `ends`: seconds by tensor and device, None: overlapped."""
+    seconds = np.array(seconds, dtype=float)
+    n, d = seconds.shape
+    t = len(readers)
+    indptr, reader = csr(list(readers.values()))
+    medium = d + np.arange(d * d).reshape(d, d)
+    return Arrays(
+        seconds=seconds,
+        producer=np.array(list(readers), dtype=np.int64),
+        start=indptr,
+        reader=reader,
+        num_bytes=np.full(t, num_bytes),
+        latency_s=np.zeros((d, d)),
+        s_per_byte=1.0 - np.eye(d),
+        table_s=np.zeros((0, d, d)),
+        ends_s=np.zeros((0, d)) if ends is None else np.array(ends, dtype=float).reshape(t, d),
+        medium=medium,
+        unit=np.arange(n),
+        op_bytes=np.ones(n) if op_bytes is None else np.array(op_bytes, dtype=float),
+        limit_bytes=np.full(d, float(limit)),
+    )
+
+
+def brute_force(arrays):
+    best = np.inf
+    for device in itertools.product(range(arrays.num_devices), repeat=arrays.num_ops):
+        device = np.array(device)
+        if (arrays.held_bytes(device) <= arrays.limit_bytes).all():
+            best = min(best, float(arrays.loads(device).max()))
+    return best
+
+
+@st.composite
+def arrays(draw, most=6):
+    n, d = draw(st.integers(1, most)), draw(st.integers(1, 3))
+    figure = st.integers(0, 20)
+    same = draw(st.booleans())
+    rows = [[draw(figure)] * d if same else [draw(figure) for _ in range(d)] for _ in range(n)]
+    readers = {
+        i: mine
+        for i in range(n)
+        if (mine := [j for j in range(i + 1, n) if draw(st.integers(0, 2)) == 0])
+    }
+    serialised = draw(st.booleans())
+    ends = [[draw(st.integers(0, 6))] * d for _ in readers] if serialised else None
+    limit = draw(st.sampled_from([np.inf, (n + 1) // 2 + 1]))
+    return make_arrays(rows, readers, ends, limit)
+
+
+@settings(max_examples=30, deadline=None)
+@given(arrays())
+def test_plans_and_bounds_enclose_the_brute_force_optimum(problem):
+    best = brute_force(problem)
+    found = start(problem, 0.0)
+    if best < np.inf and found.load < np.inf:
+        improve(problem, found, time.perf_counter() + 0.05, lambda load, low: None)
+        assert found.load >= best * (1 - 1e-9)
+        assert found.load == pytest.approx(problem.loads(found.device).max())
+        assert found.bound <= best * (1 + 1e-6) + 1e-9
+        assert (problem.held_bytes(found.device) <= problem.limit_bytes).all()
+    if best == np.inf:
+        assert found.load == np.inf
+
+
+@settings(max_examples=40, deadline=None)
+@given(arrays())
+def test_merging_and_contracting_keep_the_optimum(problem):
+    best = brute_force(problem)
+    if best < np.inf:
+        unit = together(problem, best * 1.1 + 0.1)
+        small = contract(problem, unit)
+        assert brute_force(small) == pytest.approx(best)
+        device = np.arange(small.num_ops) % small.num_devices
+        assert small.loads(device) == pytest.approx(problem.loads(device[unit]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(arrays(), st.data())
+def test_least_loads_are_those_of_all_sets(problem, data):
+    n = problem.num_ops
+    weight = np.array([data.draw(st.integers(-3, 9)) for _ in range(n)], dtype=np.int64)
+    steps = steps_of(problem, 0)
+    trail = np.zeros((n, int(steps.num_states.max()), 120), dtype=np.int16)
+    got = least_loads(steps, problem.seconds[:, 0].copy(), weight, 1e9, trail, 30)
+    want = np.full(120, np.inf)
+    for chosen in itertools.product((0, 1), repeat=n):
+        inside = np.array(chosen, dtype=bool)
+        load = problem.seconds[inside, 0].sum()
+        if problem.serialised:
+            for t in range(problem.num_tensors):
+                ends = [
+                    problem.producer[t],
+                    *problem.reader[problem.start[t] : problem.start[t + 1]],
+                ]
+                load += problem.ends_s[t, 0] * (0 < inside[ends].sum() < len(ends))
+        level = 30 + int(weight[inside].sum())
+        want[level] = min(want[level], load)
+    assert got == pytest.approx(want)
+    level = int(np.flatnonzero(np.isfinite(got))[-1])
+    into = np.zeros(n, dtype=np.int64)
+    assert members(steps, weight, level, trail, into)
+    assert weight[into.astype(bool)].sum() == level - 30
+
+
+@settings(max_examples=40, deadline=None)
+@given(arrays(most=5), st.randoms())
+def test_split_order_is_the_best_contiguous_split(problem, random):
+    if not problem.serialised:
+        return
+    order = list(range(problem.num_ops))
+    random.shuffle(order)
+    order = np.array(order)
+    best = np.inf
+    n, d = problem.num_ops, problem.num_devices
+    for num in range(1, d + 1):
+        for devices in itertools.permutations(range(d), num):
+            for cuts in itertools.combinations_with_replacement(range(n + 1), num - 1):
+                device = np.empty(n, dtype=np.int64)
+                for k, (a, b) in enumerate(itertools.pairwise([0, *cuts, n])):
+                    device[order[a:b]] = devices[k]
+                if (problem.held_bytes(device) <= problem.limit_bytes).all():
+                    best = min(best, float(problem.loads(device).max()))
+    if best < np.inf:
+        assert problem.loads(split_order(problem, order)).max() == pytest.approx(best)
+
+
+def test_orders_are_permutations_and_weights_stand_beside_their_users():
+    problem = make_arrays(np.ones((5, 2)), {0: [4], 1: [2], 2: [3], 3: [4]}, np.ones((4, 2)))
+    assert late(problem).tolist() == [1, 2, 0, 3, 4]
+    assert sorted(narrow(problem).tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_annealing_keeps_its_books():
+    rng = np.random.default_rng(0)
+    readers = {i: sorted({i + 1, int(rng.integers(i + 1, 40))}) for i in range(39)}
+    problem = make_arrays(rng.random((40, 3)), readers, rng.random((39, 3)) * 0.1)
+    device = rng.integers(0, 3, 40)
+    at, best = state(problem, device), device.copy()
+    lowest = anneal(net(problem), at, best, (0.02, 0.001, 5000), 1)
+    assert at.load == pytest.approx(problem.loads(at.device))
+    assert at.held == pytest.approx(problem.held_bytes(at.device))
+    assert lowest == pytest.approx(problem.loads(best).max())
+    assert lowest < problem.loads(device).max()
+
+
+def test_a_cut_that_costs_more_than_a_device_is_never_made():
+    problem = make_arrays(np.ones((4, 2)), {0: [1], 1: [2], 2: [3]}, [[9, 9], [0.1, 0.1], [9, 9]])
+    assert together(problem, 3.0).tolist() == [0, 0, 1, 1]
+    found = start(problem, 0.0)
+    assert found.load == pytest.approx(2.1)
+    sets = SetBound(contract(problem, together(problem, found.load)), found.load)
+    assert tighten(sets, time.perf_counter() + 2) == pytest.approx(2.1)
+
+
+def test_isolated_operators_and_one_operator():
+    even = make_arrays(np.ones((1000, 4)), {}, np.zeros((0, 4)))
+    assert even.loads(best_order_split(even)).max() == pytest.approx(250, abs=1)
+    one = make_arrays([[3.0, 2.0]], {})
+    assert start(one, 0.0).load == 2.0
