@@ -1,128 +1,149 @@
-"""HEFT: heterogeneous earliest finish time.
+"""HEFT: heterogeneous earliest finish time, with memory, colocation and pins.
 
 Source: Topcuoglu, Hariri, Wu, "Performance-effective and low-complexity task scheduling for
 heterogeneous computing", IEEE TPDS 13(3), 2002, doi:10.1109/71.993206.
 """
 
-from bisect import insort
-from collections.abc import Callable, Mapping, Sequence
+import heapq
 
+import numba
 import numpy as np
-from numpy.typing import NDArray
 
+from scheduler.arrays import Floats, Ints
 from scheduler.problem import Placement, Problem
+from scheduler.tasks import (
+    Tasks,
+    hold,
+    mean_moves,
+    mean_seconds,
+    move_s,
+    need_bytes,
+    within_memory,
+)
 
-Edges = Mapping[int, Sequence[int]]
-TransferTime = Callable[[int, int, int, int], float]
-"""Seconds from (task i, task j, device p, device q)."""
+
+def upward_ranks(tasks: Tasks) -> Floats:
+    """rank_u(i) = mean w(i) + max over successors j of (mean c(i, j) + rank_u(j)), equation 8."""
+    return np.asarray(_upward(tasks, mean_seconds(tasks), mean_moves(tasks)))
 
 
-def upward_ranks(
-    w: NDArray[np.float64], succ: Edges, mean_c: Callable[[int, int], float]
-) -> NDArray[np.float64]:
-    """rank_u(i) = mean w(i) + max over successors j of (mean c(i, j) + rank_u(j)), equation 8.
-
-    Tasks are numbered in topological order; `w` is (num_tasks, num_devices) in seconds.
-    """
-    mean_w = np.array([row[np.isfinite(row)].mean() for row in w])
-    rank = np.zeros(len(w))
-    for i in reversed(range(len(w))):
-        rank[i] = mean_w[i] + max((mean_c(i, j) + rank[j] for j in succ.get(i, ())), default=0.0)
+@numba.njit(cache=True)
+def _upward(tasks: Tasks, mean_w: Floats, mean_c: Floats) -> Floats:
+    rank = np.zeros(len(mean_w))
+    for j in range(len(mean_w) - 1, -1, -1):
+        rank[j] += mean_w[j]
+        for k in range(tasks.ins_start[j], tasks.ins_start[j + 1]):
+            t = tasks.ins[k]
+            i = tasks.producer[t]
+            rank[i] = max(rank[i], mean_c[t] + rank[j])
     return rank
 
 
-def by_rank(rank: NDArray[np.float64]) -> list[int]:
-    """Tasks by falling rank; ranks equal to 12 digits keep the tasks' order."""
-    return sorted(range(len(rank)), key=lambda i: -float(f"{rank[i]:.12g}"))
+def by_rank(tasks: Tasks, rank: Floats) -> Ints:
+    """Tasks by falling rank among those ready; ranks equal to 12 digits keep the tasks' order."""
+    key = [-float(f"{r:.12g}") for r in rank]
+    missing = np.diff(tasks.ins_start).tolist()
+    ready = [(key[i], i) for i, count in enumerate(missing) if not count]
+    heapq.heapify(ready)
+    order = []
+    while ready:
+        i = heapq.heappop(ready)[1]
+        order.append(i)
+        for t in tasks.outs[tasks.outs_start[i] : tasks.outs_start[i + 1]].tolist():
+            for j in tasks.reader[tasks.start[t] : tasks.start[t + 1]].tolist():
+                missing[j] -= 1
+                if not missing[j]:
+                    heapq.heappush(ready, (key[j], j))
+    return np.array(order, dtype=np.int64)
 
 
+@numba.njit(cache=True)
 def earliest_finish(
-    w: NDArray[np.float64],
-    pred: Edges,
-    order: Sequence[int],
-    c: TransferTime,
-    allowed: Callable[[int, int], bool] = lambda i, p: True,
-    chosen: Callable[[int, int], None] = lambda i, p: None,
-) -> tuple[list[int], NDArray[np.float64]]:
+    tasks: Tasks, order: Ints, after_s: Floats, wanted: Ints
+) -> tuple[Ints, Floats]:
     """Give each task, in order, the device that finishes it first, gaps included (section 4.2).
 
-    Returns the device of each task (-1 where none is allowed) and finish times.
+    `after_s` (n, d) is added to the finish when devices are compared; `wanted` (n,) is a device to
+    take where memory allows, or -1. A unit's first task chooses for all; a device without memory
+    for the unit is passed over; what fits nowhere goes where most is free.
     """
-    num_tasks, num_devices = w.shape
-    busy: list[list[tuple[float, float]]] = [[] for _ in range(num_devices)]
-    device = [-1] * num_tasks
-    finish = np.zeros(num_tasks)
+    n, d = tasks.w.shape
+    begin, end = np.zeros((d, n)), np.zeros((d, n))
+    count = np.zeros(d, dtype=np.int64)
+    used, held = np.zeros(d), np.zeros((d, len(tasks.weight_bytes)), dtype=np.int32)
+    of_unit = np.full(len(tasks.own_bytes), -1)
+    device, start, finish = np.full(n, -1), np.zeros(n), np.zeros(n)
     for i in order:
-        best = (np.inf, np.inf, -1)
-        for p in range(num_devices):
-            if not np.isfinite(w[i, p]) or not allowed(i, p):
+        u = tasks.unit[i]
+        best, best_start, at = np.inf, 0.0, -1
+        roomiest, most_free = 0, -np.inf
+        for p in range(d):
+            if not np.isfinite(tasks.w[i, p]) or (of_unit[u] >= 0 and of_unit[u] != p):
                 continue
-            ready = max((finish[j] + c(j, i, device[j], p) for j in pred.get(i, ())), default=0.0)
-            start = _first_gap(busy[p], ready, w[i, p])
-            best = min(best, (start + w[i, p], start, p))
-        finish[i], start, device[i] = best
-        if device[i] < 0:
-            return device, finish
-        insort(busy[device[i]], (start, finish[i]))
-        chosen(i, device[i])
-    return device, finish
+            free = tasks.limit_bytes[p] - used[p]
+            if free > most_free:
+                roomiest, most_free = p, free
+            if of_unit[u] < 0 and need_bytes(tasks, held, u, p) > free:
+                continue
+            ready = _ready(tasks, device, finish, i, p)
+            s = _earliest_start(begin[p, : count[p]], end[p, : count[p]], ready, tasks.w[i, p])
+            value = s + tasks.w[i, p] + after_s[i, p]
+            if wanted[i] == p and np.isfinite(value):
+                value = -np.inf
+            if value < best:
+                best, best_start, at = value, s, p
+        if at < 0:
+            at = of_unit[u] if of_unit[u] >= 0 else roomiest
+            best_start = end[at, count[at] - 1] if count[at] else 0.0
+            for k in range(tasks.ins_start[i], tasks.ins_start[i + 1]):
+                best_start = max(best_start, finish[tasks.producer[tasks.ins[k]]])
+        if of_unit[u] < 0:
+            of_unit[u] = at
+            hold(tasks, held, used, u, at, 1)
+        device[i], start[i] = at, best_start
+        finish[i] = best_start + (tasks.w[i, at] if np.isfinite(tasks.w[i, at]) else 0.0)
+        k = count[at]
+        while k > 0 and begin[at, k - 1] > best_start:
+            begin[at, k], end[at, k] = begin[at, k - 1], end[at, k - 1]
+            k -= 1
+        begin[at, k], end[at, k] = start[i], finish[i]
+        count[at] += 1
+    return device, start
 
 
-def _first_gap(busy: list[tuple[float, float]], ready: float, duration: float) -> float:
+@numba.njit(cache=True)
+def _ready(tasks: Tasks, device: Ints, finish: Floats, i: int, p: int) -> float:
+    ready = 0.0
+    for k in range(tasks.ins_start[i], tasks.ins_start[i + 1]):
+        t = tasks.ins[k]
+        j = tasks.producer[t]
+        ready = max(ready, finish[j] + move_s(tasks, t, device[j], p))
+    return ready
+
+
+@numba.njit(cache=True)
+def _earliest_start(begin: Floats, end: Floats, ready: float, duration: float) -> float:
+    """First gap of a device's busy intervals, from `ready` on, that takes the task."""
+    first = len(begin)
+    while first > 0 and end[first - 1] > ready:
+        first -= 1
     start = ready
-    for begin, end in busy:
-        if start + duration <= begin:
+    for k in range(first, len(begin)):
+        if start + duration <= begin[k]:
             return start
-        start = max(start, end)
+        start = max(start, end[k])
     return start
 
 
+def heft_schedule(tasks: Tasks) -> tuple[Ints, Floats]:
+    """Device and start (s) of each task by HEFT. O(edges x devices + tasks^2)."""
+    order = by_rank(tasks, upward_ranks(tasks))
+    schedule: tuple[Ints, Floats] = earliest_finish(
+        tasks, order, np.zeros_like(tasks.w), np.full(len(tasks.w), -1)
+    )
+    return schedule
+
+
 def heft(problem: Problem) -> Placement:
-    """Place by HEFT; a device whose memory is full of parameters is passed over.
-
-    O(edges x devices + ops^2). Operators that fit nowhere go to the device with most memory, so
-    that the memory check words the refusal.
-    """
-    graph = problem.graph
-    index = {op.name: i for i, op in enumerate(graph.ops)}
-    devices = problem.costs.devices
-    edge_bytes: dict[tuple[int, int], float] = {}
-    for i, op in enumerate(graph.ops):
-        for tensor in op.inputs:
-            if tensor in graph.producer:
-                key = (index[graph.producer[tensor]], i)
-                edge_bytes[key] = edge_bytes.get(key, 0.0) + graph.tensors[tensor].num_bytes
-    succ: dict[int, list[int]] = {}
-    pred: dict[int, list[int]] = {}
-    for i, j in edge_bytes:
-        succ.setdefault(i, []).append(j)
-        pred.setdefault(j, []).append(i)
-    links = list(problem.links.values())
-    mean_latency = float(np.mean([link.latency_s for link in links])) if links else 0.0
-    mean_per_byte = float(np.mean([1 / link.bytes_per_s for link in links])) if links else 0.0
-    rank = upward_ranks(
-        problem.seconds, succ, lambda i, j: mean_latency + mean_per_byte * edge_bytes[i, j]
-    )
-    free_bytes = [problem.memory_limit_bytes(device) for device in devices]
-    held: list[set[str]] = [set() for _ in devices]
-
-    def need(i: int, p: int) -> int:
-        return sum(size for name, size in graph.ops[i].weights.items() if name not in held[p])
-
-    def chosen(i: int, p: int) -> None:
-        free_bytes[p] -= need(i, p)
-        held[p].update(graph.ops[i].weights)
-
-    device, _ = earliest_finish(
-        problem.seconds,
-        pred,
-        by_rank(rank),
-        lambda i, j, p, q: problem.transfer_s(edge_bytes[i, j], devices[p], devices[q]),
-        lambda i, p: need(i, p) <= free_bytes[p],
-        chosen,
-    )
-    roomiest = int(np.argmax(free_bytes))
-    return {
-        op.name: devices[device[i] if device[i] >= 0 else roomiest]
-        for i, op in enumerate(graph.ops)
-    }
+    """Place by HEFT."""
+    return within_memory(problem, heft_schedule)

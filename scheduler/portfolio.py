@@ -12,8 +12,10 @@ from hardware.errors import InfeasibleError
 from scheduler import throughput
 from scheduler.bounds import lower_bound, usd_per_1k
 from scheduler.contiguous import contiguous
+from scheduler.cpop import cpop
 from scheduler.evaluate import finish_plan, with_bound
 from scheduler.heft import heft
+from scheduler.peft import peft
 from scheduler.plan import Plan
 from scheduler.problem import Placement, Problem
 from scheduler.single_device import memory_fill, single_device
@@ -29,6 +31,8 @@ def _silent(value: float, bound: float) -> None:
 ALGORITHMS: dict[str, Algorithm] = {
     "memory_fill": memory_fill,
     "heft": heft,
+    "cpop": cpop,
+    "peft": peft,
     "contiguous": contiguous,
 }
 """Algorithms that use all devices; `single_device:ID` is one more for every device."""

@@ -19,33 +19,9 @@ from scheduler.bounds import lower_bound
 from scheduler.costs import CostTable, cost_table, op_seconds, rescale
 from scheduler.evaluate import finish_plan
 from scheduler.graph import Graph, Tensor, with_samples
-from scheduler.heft import by_rank, earliest_finish, upward_ranks
 from scheduler.plan import cut_stages
 from scheduler.portfolio import algorithms, solve
 from scheduler.timeline import loads, makespan, stage_timeline
-
-# Topcuoglu, Hariri, Wu 2002, figure 2: computation costs and communication costs of ten tasks.
-HEFT_W = np.array(
-    [[14, 16, 9], [13, 19, 18], [11, 13, 19], [13, 8, 17], [12, 13, 10],
-     [13, 16, 9], [7, 15, 11], [5, 11, 14], [18, 12, 20], [21, 7, 16]], dtype=float,
-)  # fmt: skip
-HEFT_C = {
-    (0, 1): 18, (0, 2): 12, (0, 3): 9, (0, 4): 11, (0, 5): 14, (1, 7): 19, (1, 8): 16, (2, 6): 23,
-    (3, 7): 27, (3, 8): 23, (4, 8): 13, (5, 7): 15, (6, 9): 17, (7, 9): 11, (8, 9): 13,
-}  # fmt: skip
-
-
-def test_heft_ranks_and_makespan_of_the_paper():
-    succ, pred = {}, {}
-    for i, j in HEFT_C:
-        succ.setdefault(i, []).append(j)
-        pred.setdefault(j, []).append(i)
-    rank = upward_ranks(HEFT_W, succ, lambda i, j: HEFT_C[i, j])
-    assert rank.round(3).tolist() == [108, 77, 80, 80, 69, 63.333, 42.667, 35.667, 44.333, 14.667]
-    order = by_rank(rank)
-    assert order == [0, 2, 3, 1, 4, 5, 8, 6, 7, 9]
-    _, finish = earliest_finish(HEFT_W, pred, order, lambda i, j, p, q: HEFT_C[i, j] * (p != q))
-    assert finish.max() == 80
 
 
 def test_roofline_takes_the_larger_of_compute_and_memory():
