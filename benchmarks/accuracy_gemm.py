@@ -89,9 +89,15 @@ def roofline(form: str, points: Sample, others: Sample) -> Array:
 
 
 def prior_without(form: str, device: str, sample: Sample) -> tuple[KernelModel, float]:
-    """The transferred model of a device from all the others, and the share they leave open."""
+    """The transferred model of a device from others, and the share they leave open.
+
+    From its maker's other devices; from all others, as a mere start, where its maker has none.
+    """
     name = catalog_name(device)
-    others = {key: value for key, value in load_kernels().devices.items() if key != name}
+    devices = load_kernels().devices
+    others = {key: value for key, value in devices.items() if key != name}
+    peers = {k: v for k, v in others.items() if v.maker == devices[name].maker}
+    others = peers or others
     share = kriging(sample.chip, [other.chip for other in others.values()])[2]
     return transferred(form, sample.chip, others), share
 

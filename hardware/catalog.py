@@ -52,6 +52,12 @@ def load_profiles(folder: Path = DATA / "devices") -> dict[str, DeviceProfile]:
     }
 
 
+@cache
+def makers(folder: Path = DATA / "devices") -> dict[str, str]:
+    """Who makes the catalog's devices, by their name: the name of the file that lists them."""
+    return {name: file.stem for file in folder.glob("*.yaml") for name in read_profiles(file)}
+
+
 def read_profiles(path: Path) -> dict[str, DeviceProfile]:
     """The profiles of a device file: one profile with its `name`, or several by name.
 

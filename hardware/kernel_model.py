@@ -1,8 +1,8 @@
 """Models of GPU kernels: a closed form's constants, and what measured devices deviate from it.
 
 The residuals of every measured device, log(measured / closed form), lie on the shapes that were
-measured there. A device that was not measured takes constants and residuals of those near it, by
-kriging over the logarithms of peak, bandwidth, units and cache.
+measured there. A device that was not measured takes constants and residuals of those of its maker
+near it, by kriging over the logarithms of peak, bandwidth, units and cache.
 
 Source: Cressie, "Statistics for spatial data", Wiley 1993, chapter 3 (simple and ordinary kriging).
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 
 from hardware.documents import STRICT, read
 from hardware.provenance import Provenance
@@ -26,6 +27,8 @@ CHIP_SCALES = (1.0, 1.0, 1.0, 1.5)
 """Octaves of peak, bandwidth, units and cache over which devices stay alike: ASSUMED, not tuned."""
 NUGGET = 0.1
 FAR = 0.95
+FEWEST = 3
+"""Measured devices of a maker, below which nothing says how far a transfer is off."""
 STEP = 0.01
 MISSING = -128
 
@@ -77,18 +80,22 @@ class MeasuredDevice:
     """A device whose kernels were measured.
 
     Attributes:
+        maker: only its devices are predicted from this one.
         constants: by closed form.
-        spread: of the residuals' own noise, by closed form.
-        transfer_spread: of the errors when it is predicted from the others, by closed form.
+        spread: by closed form; of the device's own errors on shapes whose neighbours (product: the
+            same weights; attention: the same heads and depth) were left out.
+        transfer: by closed form; the spread of its errors when its maker's other devices predict
+            it. Empty where it has no other.
     """
 
     __pydantic_config__ = STRICT
 
     chip: Chip
+    maker: str
     software: str
     constants: dict[str, dict[str, float]]
     spread: dict[str, float]
-    transfer_spread: dict[str, float]
+    transfer: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -144,26 +151,42 @@ def kriging(chip: Chip, others: Sequence[Chip]) -> tuple[Array, Array, float]:
     return simple, simple + (1 - simple.sum()) * mean, open_share
 
 
+def transfer_spread(form: str, share: float, devices: Mapping[str, MeasuredDevice]) -> float:
+    """Spread of a transfer that leaves a share open: that of measured devices left out in turn.
+
+    spread = near + far * share^2, both at least 0, by least squares over the devices; the share
+    that each of them leaves open is known.
+    """
+    held = {name: d for name, d in devices.items() if form in d.transfer}
+    shares = [
+        kriging(d.chip, [o.chip for other, o in held.items() if other != name])[2]
+        for name, d in held.items()
+    ]
+    terms = np.column_stack([np.ones(len(held)), np.square(shares)])
+    near, far = nnls(terms, np.array([d.transfer[form] for d in held.values()]))[0]
+    return float(near + far * share**2)
+
+
 def transferred(form: str, chip: Chip, devices: Mapping[str, MeasuredDevice]) -> KernelModel:
     """The model of a device that was not measured, from those that were."""
     known = {name: device for name, device in devices.items() if form in device.constants}
-    simple, mean, _ = kriging(chip, [device.chip for device in known.values()])
+    simple, mean, share = kriging(chip, [device.chip for device in known.values()])
     names = list(next(iter(known.values())).constants[form])
     logs = np.log([[d.constants[form][name] for name in names] for d in known.values()])
-    nearest = np.abs(mean) / np.abs(mean).sum()
-    spreads = np.array([device.transfer_spread.get(form, 0.5) for device in known.values()])
     return KernelModel(
         form,
         dict(zip(names, np.exp(mean @ logs).tolist(), strict=True)),
         {name: float(weight) for name, weight in zip(known, simple, strict=True)},
-        float(nearest @ spreads),
+        transfer_spread(form, share, known),
         Provenance("fitted", f"transferred from {', '.join(known)}"),
     )
 
 
-def kernel_models(name: str, chip: Chip, data: KernelData) -> dict[str, KernelModel]:
-    """Models by closed form: a measured device's own, else transferred; none if far from all."""
-    forms = next(iter(data.devices.values())).constants
+def kernel_models(name: str, chip: Chip, maker: str, data: KernelData) -> dict[str, KernelModel]:
+    """Models by closed form: a measured device's own, else transferred.
+
+    None where its maker's measured devices are all far, or fewer than three.
+    """
     device = data.devices.get(name)
     if device:
         made = Provenance("fitted", f"{data.source}, {device.software}", data.date)
@@ -171,6 +194,8 @@ def kernel_models(name: str, chip: Chip, data: KernelData) -> dict[str, KernelMo
             form: KernelModel(form, constants, {name: 1.0}, device.spread[form], made)
             for form, constants in device.constants.items()
         }
-    if kriging(chip, [d.chip for d in data.devices.values()])[2] > FAR:
+    known = {key: other for key, other in data.devices.items() if other.maker == maker}
+    if len(known) < FEWEST or kriging(chip, [d.chip for d in known.values()])[2] > FAR:
         return {}
-    return {form: transferred(form, chip, data.devices) for form in forms}
+    forms = next(iter(known.values())).constants
+    return {form: transferred(form, chip, known) for form in forms}

@@ -5,6 +5,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from hardware.catalog import makers
 from hardware.kernel_model import Chip, KernelModel, kernel_models, load_kernels
 from hardware.profile import DeviceProfile
 from scheduler.features import OpColumns
@@ -28,7 +29,7 @@ def model_for(form: str, profile: DeviceProfile, dtype: str) -> tuple[KernelMode
 
 @lru_cache(maxsize=256)
 def _models(name: str, chip: Chip) -> dict[str, KernelModel]:
-    return kernel_models(name, chip, load_kernels())
+    return kernel_models(name, chip, makers().get(name, ""), load_kernels())
 
 
 def forms_of(ops: OpColumns) -> dict[str, NDArray[np.bool_]]:

@@ -7,9 +7,11 @@ from hardware.catalog import find_profile
 from hardware.kernel_model import (
     Chip,
     KernelModel,
+    kernel_models,
     kriging,
     load_kernels,
     load_shapes,
+    transfer_spread,
     transferred,
 )
 from hardware.provenance import Provenance
@@ -126,3 +128,30 @@ def test_no_model_for_other_dtypes_and_devices_far_from_all():
 def test_a_model_refuses_constants_that_are_not_positive():
     with pytest.raises(ValueError, match="memory must be positive"):
         KernelModel("decode", {"memory": 0.0}, {}, 0.1, Provenance("fitted", "test"))
+
+
+def test_a_transfer_stays_with_the_maker():
+    data = load_kernels()
+    h100 = data.devices["H100-SXM5-80GB"].chip
+    transfer = kernel_models("H100-like", h100, "nvidia", data)
+    assert set(transfer) == set(FORMS)
+    assert "Arc-Pro-B60" not in transfer["product"].like
+    for maker in ("amd", "intel", ""):
+        assert kernel_models("H100-like", h100, maker, data) == {}
+    assert model_for("product", find_profile("MI300X"), "bfloat16") is None
+
+
+def test_a_transfer_tells_a_wider_spread_the_more_it_leaves_open():
+    devices = {k: d for k, d in load_kernels().devices.items() if d.maker == "nvidia"}
+    for form in FORMS:
+        near, middle, far = (transfer_spread(form, share, devices) for share in (0, 0.5, 0.9))
+        assert 0.03 < near < middle < far < 0.6
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+def test_the_spread_of_a_transfer_is_that_of_devices_left_out(form):
+    devices = {k: d for k, d in load_kernels().devices.items() if d.maker == "nvidia"}
+    for name, device in devices.items():
+        others = {k: d for k, d in devices.items() if k != name}
+        told = transferred(form, device.chip, others).spread
+        assert 0.4 < told / device.transfer[form] < 2.5
