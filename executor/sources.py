@@ -20,7 +20,7 @@ from hardware.documents import nearest
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SEED = 0
-FORMS = "zoo:NAME, python:MODULE:FACTORY, hf:FILE or graph:FILE"
+FORMS = "zoo:NAME, python:MODULE:FACTORY, hf:FILE, onnx:FILE or graph:FILE"
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,8 @@ def _built(
 ) -> tuple[tuple[nn.Module, Any], tuple[str, ...]]:
     """Call a factory under a device; one that needs real numbers is built on the CPU and moved."""
     try:
-        return _called(source, factory, arguments, device), ()
+        module, inputs = _called(source, factory, arguments, device)
+        return (module, inputs), tuple(getattr(module, "build_notes", ()))
     except Exception as error:
         if device != "meta" or isinstance(error, _WrongResultError):
             raise _factory_error(source, error) from error
@@ -180,6 +181,10 @@ def find_factory(source: str) -> tuple[str, Callable[..., Any]]:
         from executor.hugging_face import hugging_face
 
         return hugging_face(Path(rest))
+    if scheme == "onnx" and rest:
+        from executor.onnx_model import onnx_model
+
+        return onnx_model(Path(rest))
     if scheme == "graph" and rest:
         raise ValueError(
             f"'{source}' is a graph without a torch module: it can be planned and simulated, not "

@@ -68,8 +68,8 @@ def build_parser() -> argparse.ArgumentParser:
     capture = command("capture", "turn a model into a graph file with totals")
     capture.add_argument(
         "model", metavar="MODEL",
-        help="zoo:NAME, python:MODULE:FACTORY, python:FILE.py:FACTORY, hf:FILE or "
-        "graph:FILE",
+        help="zoo:NAME, python:MODULE:FACTORY, python:FILE.py:FACTORY, hf:FILE, "
+        "onnx:FILE or graph:FILE",
     )  # fmt: skip
     capture.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the graph here")
     capture.add_argument("--batch", type=int, default=1, help="inferences at once (default 1)")

@@ -18,8 +18,8 @@ class ModelSpec:
     """What is run.
 
     Attributes:
-        source: zoo:NAME, python:MODULE:FACTORY, python:FILE.py:FACTORY, hf:FILE, or graph:FILE for
-            a graph or a placement instance.
+        source: zoo:NAME, python:MODULE:FACTORY, python:FILE.py:FACTORY, hf:FILE, onnx:FILE, or
+            graph:FILE for a graph or a placement instance.
         mode: `inference`, `training` (a step: forward, backward, optimizer) or `generation`.
         tokens: read at once by a model of text, for inference and training.
         prompt_tokens, new_tokens: of a generation (128 each).
