@@ -18,6 +18,7 @@ from scheduler.heft import heft
 from scheduler.peft import peft
 from scheduler.plan import Plan
 from scheduler.problem import Placement, Problem
+from scheduler.shortage import shortage
 from scheduler.single_device import memory_fill, single_device
 
 Algorithm = Callable[[Problem], Placement]
@@ -115,6 +116,8 @@ def solve(
         plans = [with_bound(plan, bound) for plan in plans]
     if not plans:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
+        binding = shortage(problem)
+        reasons = f"{binding}; {reasons}" if binding else reasons
         raise InfeasibleError(f"no plan for '{problem.graph.name}': {reasons}")
     plans.sort(key=lambda plan: (plan.value, len(plan.devices)))
     return Solution(plans[0], tuple(plans), refusals)

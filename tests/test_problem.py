@@ -5,9 +5,11 @@ import pytest
 from conftest import make_chain, make_cluster, make_graph, make_problem
 
 from hardware.cluster import Cluster
+from hardware.errors import InfeasibleError
 from scheduler.check import check_plan
 from scheduler.evaluate import finish_plan
 from scheduler.plan import cut_stages
+from scheduler.portfolio import solve
 from scheduler.timeline import loads, stage_timeline
 
 
@@ -67,6 +69,15 @@ def test_modules_and_forbidden_devices():
 def test_problem_refuses(changes, message):
     with pytest.raises(ValueError, match=message):
         make_problem(make_chain(2), np.ones((2, 2)), **changes)
+
+
+def test_infeasible_names_the_smallest_change():
+    graph = make_chain(2, weights={"w": 2000})
+    problem = make_problem(graph, np.ones((2, 2)), make_cluster(memory_bytes=1000))
+    with pytest.raises(
+        InfeasibleError, match=r"'o0' needs 1.95 KiB.*'a'.*takes 900 B: 1.* more there"
+    ):
+        solve(problem)
 
 
 def good_plan():
