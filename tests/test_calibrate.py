@@ -5,16 +5,19 @@ import pytest
 import torch
 
 from executor import cache, calibrate, op_models
+from executor.alone import Subject, distinct_recipes, measure_beside
 from executor.devices import LocalDevice
 from executor.op_cases import CLASSES
 from executor.op_models import Judged, interval_factor, measure_op_models, widened
 from executor.recipes import Arena, Recipe, calls, dense, describe
-from executor.timing import Timing, time_in_turn, timing
+from executor.run import load_model, save_whole
+from executor.timing import Sample, Timing, time_in_turn, timing, undisturbed
 from executor.worker import Context
+from executor.workers import Workers
 from hardware.catalog import read_profiles
 from hardware.profile import DeviceProfile, Provenance
 from scheduler.costs import roofline_seconds
-from scheduler.features import OpColumns
+from scheduler.features import OpColumns, feature_matrix
 from ui.calibration import check_origin, judgement, left_out, profile_text
 
 SOURCE = Provenance("calibrated", "this machine")
@@ -135,6 +138,39 @@ def test_operators_are_timed_in_turn_and_the_median_counts():
     assert order == [0, 1, 2] * 7
     assert all(t.seconds >= 0 for t in found)
     assert timing([1.0, 2.0, 3.0, 4.0, 100.0]) == Timing(3.0, 2.0, 4.0)
+
+
+def test_samples_during_which_the_thread_lost_its_core_do_not_count():
+    samples = [Sample(1e-3, 1e-5), Sample(1.4e-3, 4e-4), Sample(1e-6, 4e-6)]
+    assert undisturbed(samples) == [1e-3, 1e-6]
+
+
+def test_features_tell_the_operators_of_a_class_apart():
+    x = dense(2, 8, 10, 10)
+    ops = describe(
+        [
+            Recipe("aten.max_pool2d.default", (x, (2, 2), (2, 2), (0, 0))),
+            Recipe("aten.avg_pool2d.default", (x, (2, 2), (2, 2), (0, 0))),
+        ]
+    )
+    pools = OpColumns("pool", "float32", tuple(ops))
+    assert feature_matrix(("on_max_pool2d",), pools, PROFILE).tolist() == [[1.0], [0.0]]
+    ops = describe([Recipe("aten.gelu.default", (x,)), Recipe("aten.add.Tensor", (x, x))])
+    pointwise = OpColumns("elementwise", "float32", tuple(ops))
+    assert feature_matrix(("function", "on_gelu"), pointwise, PROFILE).tolist() == [[1, 1], [0, 0]]
+
+
+def test_the_module_as_written_is_measured_beside_the_exported_one_and_its_operators(tmp_path):
+    with Workers((DEVICE,)) as workers:
+        model = load_model("zoo:cifar10-cnn", 1, "float32", 1)
+        save_whole(workers, model.whole, model.batches, DEVICE.name)
+        recipes, which = distinct_recipes(model.whole)
+        subject = Subject("zoo:cifar10-cnn", 1, workers.folder, 2**20)
+        found = workers.call(DEVICE.name, measure_beside, subject, recipes, 0.01)
+    assert len(found.eager_s) == len(found.whole_s) == len(found.op_s) >= 3
+    assert {len(times) for times in found.op_s} == {len(recipes)}
+    assert min(found.eager_s + found.whole_s + found.op_s[0]) > 0
+    assert max(which) == len(recipes) - 1
 
 
 def test_slow_calls_take_the_time_they_take():
