@@ -11,13 +11,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
+from torch._export.utils import _compiling_state_context
 from torch._functorch.aot_autograd import aot_export_joint_with_descriptors
 from torch.utils._pytree import tree_leaves
 
 from executor.capture import to_graph
 from executor.export import quiet, refusal
 from executor.fake import on_fake_cpu
+from executor.losses import loss, with_labels
 from executor.program import Program, tensors_in
 from executor.sources import Model
 from scheduler.graph import DTYPE_BYTES, Graph, Op
@@ -62,7 +64,7 @@ def capture_training(model: Model, batch: int, optimizer: Optimizer) -> Graph:
         ValueError: the model cannot be traced, returns nothing to learn from, or has no parameters.
     """
     try:
-        with quiet(), ExitStack() as stack:
+        with quiet(), _compiling_state_context(), ExitStack() as stack:
             program, gradients, backward = _joint(model, stack)
             graph = to_graph(program, model.name, batch)
     except Exception as error:
@@ -76,11 +78,18 @@ def capture_training(model: Model, batch: int, optimizer: Optimizer) -> Graph:
 
 def _joint(model: Model, stack: ExitStack) -> tuple[Program, dict[str, str], set[str]]:
     """The program, the gradient's tensor by parameter, and the names of the backward's nodes."""
-    model = on_fake_cpu(model)
+    model = on_fake_cpu(with_labels(model))
     module = model.module.train()
     if not any(p.requires_grad for p in module.parameters()):
         raise ValueError("it has no parameters to train")
-    hook = module.register_forward_hook(lambda _, args, out: loss(tensors_in(out)))
+    descended: list[str] = []
+
+    def only_loss(_: nn.Module, inputs: Any, outputs: Any) -> Tensor:
+        value, words = loss(tensors_in(outputs))
+        descended.append(f"loss: {words}")
+        return value
+
+    hook = module.register_forward_hook(only_loss)
     try:
         joint = aot_export_joint_with_descriptors(
             stack, module, model.inputs, dict(model.kwargs), _record_nn_module_stack=True
@@ -104,7 +113,10 @@ def _joint(model: Model, stack: ExitStack) -> tuple[Program, dict[str, str], set
             returned.append(node.name)
     if not gradients:
         raise ValueError("no parameter has a gradient: an operator has no backward")
-    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    state = {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
     parameters = frozenset(name for name, _ in module.named_parameters())
     by = "joint forward and backward (AOTAutograd)"
     backward = {
@@ -112,28 +124,9 @@ def _joint(model: Model, stack: ExitStack) -> tuple[Program, dict[str, str], set
         for node in graph_module.graph.nodes
         if node.meta.get("partitioner_tag") == "is_backward"
     }
-    program = Program(graph_module, weights, state, parameters, tuple(returned), by, model.notes)
+    notes = (*model.notes, *descended[:1])
+    program = Program(graph_module, weights, state, parameters, tuple(returned), by, notes)
     return program, gradients, backward
-
-
-def loss(outputs: list[Tensor]) -> Tensor:
-    """The model's own loss (a scalar), else a loss of its first floating output.
-
-    Cross-entropy over the last axis against class 0 for outputs of two or three axes with several
-    classes; the mean of squares for others. What is learned does not change what it costs.
-
-    Raises:
-        ValueError: there is no floating output.
-    """
-    floating = [out for out in outputs if out.is_floating_point()]
-    if not floating:
-        raise ValueError("it returns no floating-point tensor, so there is no loss to descend")
-    first = floating[0]
-    if first.ndim == 0:
-        return first
-    if first.ndim in (2, 3) and first.shape[-1] > 1:
-        return -first.log_softmax(-1)[..., 0].mean()
-    return first.square().mean()
 
 
 def _updates(
