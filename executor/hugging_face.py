@@ -78,6 +78,7 @@ def read_config(path: Path) -> tuple[Any, str]:
         raise ValueError(f"hf:{path}: transformers refuses the configuration: {reason}") from error
     for part in [config, *(v for v in vars(config).values() if hasattr(v, "model_type"))]:
         part.use_cache = False
+        part.apply_spec_augment = False  # it masks by random numbers, only in training
         if any(key.startswith(("n_", "num_")) and "experts" in key for key in vars(part)):
             part._experts_implementation = "grouped_mm"  # one product per expert, weights in place
     return config, _architecture(transformers, config, path)

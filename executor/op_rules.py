@@ -45,9 +45,13 @@ class Estimate:
 
 
 def _matmul(call: OpCall, dims: Dims) -> float:
-    """2 m n k of each product; a grouped one has 2 n for each element of its left matrix."""
+    """2 m n k of each product; a grouped one has 2 n for each element of its left matrix.
+
+    The backward of a grouped one computes both gradients.
+    """
     if "grouped_mm" in call.name:
-        return float(2 * int(call.input.numel()) * dims["n"])
+        products = 2 if call.name.endswith("_backward") else 1
+        return float(2 * products * int(call.input.numel()) * dims["n"])
     return float(2 * prod(dims.values()))
 
 
@@ -119,7 +123,7 @@ _GROUPS: list[tuple[str, Flops, str]] = [
         _matmul,
         "linear matmul mm bmm addmm baddbmm addbmm _addmm_activation mv addmv dot vdot inner "
         "einsum _int_mm _scaled_mm _grouped_mm _scaled_grouped_mm transformers.grouped_mm_fallback "
-        "apportion.grouped_mm",
+        "transformers.grouped_mm_fallback_backward apportion.grouped_mm",
     ),
     (
         "conv",
