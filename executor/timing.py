@@ -62,7 +62,7 @@ def time_in_turn(
         for found, calls in zip(samples, operators, strict=True):
             found.append(_watched(context, calls, turn))
         turn += 1
-    return [timing(undisturbed(found) or [s.seconds for s in found]) for found in samples]
+    return [timing(calmest(found)) for found in samples]
 
 
 def _enough(samples: Sequence[Sequence[Sample]]) -> bool:
@@ -72,6 +72,15 @@ def _enough(samples: Sequence[Sequence[Sample]]) -> bool:
 def undisturbed(samples: Sequence[Sample]) -> list[float]:
     """Seconds of the samples during which the thread kept its core."""
     return [s.seconds for s in samples if s.off_core_s <= WAIT_SHARE * s.seconds + WAIT_S]
+
+
+def calmest(samples: Sequence[Sample]) -> list[float]:
+    """Seconds of the undisturbed samples, or of the `MIN_PASSES` that were disturbed least."""
+    calm = undisturbed(samples)
+    if len(calm) >= MIN_PASSES:
+        return calm
+    best = sorted(samples, key=lambda s: s.off_core_s / s.seconds)
+    return [s.seconds for s in best[:MIN_PASSES]]
 
 
 def _watched(context: Context, calls: Sequence[Call], turn: int) -> Sample:

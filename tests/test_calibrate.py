@@ -11,7 +11,7 @@ from executor.op_cases import CLASSES
 from executor.op_models import Judged, interval_factor, measure_op_models, widened
 from executor.recipes import Arena, Recipe, calls, dense, describe
 from executor.run import load_model, save_whole
-from executor.timing import Sample, Timing, time_in_turn, timing, undisturbed
+from executor.timing import Sample, Timing, calmest, time_in_turn, timing, undisturbed
 from executor.worker import Context
 from executor.workers import Workers
 from hardware.catalog import read_profiles
@@ -143,6 +143,9 @@ def test_operators_are_timed_in_turn_and_the_median_counts():
 def test_samples_during_which_the_thread_lost_its_core_do_not_count():
     samples = [Sample(1e-3, 1e-5), Sample(1.4e-3, 4e-4), Sample(1e-6, 4e-6)]
     assert undisturbed(samples) == [1e-3, 1e-6]
+    assert calmest(samples * 3) == [1e-3, 1e-6] * 3
+    worse = [Sample(1.0 + i, 0.2 * i) for i in range(8)]
+    assert calmest(worse) == [1.0, 2.0, 3.0, 4.0, 5.0]
 
 
 def test_features_tell_the_operators_of_a_class_apart():
