@@ -1,16 +1,18 @@
 """The portfolio for throughput: split an order, merge, anneal, and bound, until time is up."""
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from hardware.errors import InfeasibleError
-from scheduler.arrays import Arrays, Ints
+from scheduler.arrays import Arrays, Ints, kinds
 from scheduler.contiguous import best_order_split
 from scheduler.contract import contract, together
 from scheduler.dive import dive
+from scheduler.integer_programme import reassign
 from scheduler.local_search import anneal, net, state
 from scheduler.set_bound import CLOSE, SetBound, tighten
 
@@ -19,6 +21,7 @@ Tell = Callable[[float, float], None]
 
 LARGEST_FOR_BOUND = 4000
 """Operators, after merging, above which the column generation is left out."""
+NEIGHBOURHOOD, SOLVE_S = 3, 0.8
 MOVES = 30_000
 MOVES_PER_OP = 500
 TEMPERATURES = (0.003, 0.01, 0.03)
@@ -84,14 +87,16 @@ def improve(arrays: Arrays, best: Split, deadline_s: float, tell: Tell) -> None:
             here = Split(_members(unit, best.device), best.load, best.bound, best.algorithm)
         if sets is None or sets.arrays.num_ops != small.num_ops:
             sets = SetBound(small, best.load) if small.num_ops <= LARGEST_FOR_BOUND else None
-        _anneal(small, here, min(deadline_s, time.perf_counter() + 0.5 + 0.3 * rounds), rounds)
+        _anneal(small, here, min(deadline_s, time.perf_counter() + 0.4 + 0.2 * rounds), rounds)
+        if small.serialised and small.num_ops <= LARGEST_FOR_BOUND:
+            _reassign(small, here, min(deadline_s, time.perf_counter() + 1.0), rng)
         if sets is not None:
-            share = min(deadline_s, time.perf_counter() + 0.7 + 0.3 * rounds)
+            share = min(deadline_s, time.perf_counter() + 2.0)
             sets.value = min(sets.value, here.load)
             sets.ceiling = min(sets.ceiling, sets.value)
             best.bound = here.bound = max(best.bound, tighten(sets, share))
             tell(min(best.load, here.load), best.bound)
-            share = min(deadline_s, time.perf_counter() + 0.5 + 0.3 * rounds)
+            share = min(deadline_s, time.perf_counter() + 0.3)
             while time.perf_counter() < share and not here.proven:
                 here.offer(small, dive(sets, here.load, best.bound, rng), "device_sets")
         if here.load < best.load:
@@ -110,6 +115,24 @@ def _anneal(arrays: Arrays, here: Split, deadline_s: float, rounds: int) -> None
         anneal(net_, at, found, (hot, hot / COOLING, moves), seed)
         here.offer(arrays, found, "local_search")
         seed += 1
+
+
+def _reassign(arrays: Arrays, here: Split, deadline_s: float, rng: np.random.Generator) -> None:
+    """Solve the integer programme over the fullest device, another, and one of another kind."""
+    groups = kinds(arrays)
+    while time.perf_counter() < deadline_s and not here.proven:
+        fullest = int(arrays.loads(here.device)[: arrays.num_devices].argmax())
+        among = {fullest}
+        for group in rng.permutation(len(groups)).tolist():
+            others = [d for d in groups[group] if d != fullest]
+            if others and len(among) < NEIGHBOURHOOD:
+                among.add(int(rng.choice(others)))
+        limit_s = min(SOLVE_S, deadline_s - time.perf_counter())
+        device, status = reassign(arrays, here.device, sorted(among), limit_s)
+        if status == "missing":
+            warnings.warn("ortools is missing: no integer programme was solved", stacklevel=2)
+            return
+        here.offer(arrays, device, "integer_programme")
 
 
 def _members(unit: Ints, device: Ints) -> Ints:

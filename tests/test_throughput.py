@@ -10,6 +10,7 @@ from scheduler.arrays import Arrays, csr
 from scheduler.contiguous import best_order_split, split_order
 from scheduler.contract import contract, together
 from scheduler.device_sets import least_loads, members, steps_of
+from scheduler.integer_programme import reassign
 from scheduler.local_search import anneal, net, state
 from scheduler.orders import late, narrow
 from scheduler.set_bound import SetBound, tighten
@@ -176,3 +177,16 @@ def test_isolated_operators_and_one_operator():
     assert even.loads(best_order_split(even)).max() == pytest.approx(250, abs=1)
     one = make_arrays([[3.0, 2.0]], {})
     assert start(one, 0.0).load == 2.0
+
+
+@settings(max_examples=15, deadline=None)
+@given(arrays(most=5))
+def test_integer_programme_over_all_devices_is_the_optimum(problem):
+    best = brute_force(problem)
+    device = np.zeros(problem.num_ops, dtype=np.int64)
+    fits = (problem.held_bytes(device) <= problem.limit_bytes).all()
+    if problem.serialised and best < np.inf and fits and problem.loads(device).max() > 0:
+        among = list(range(problem.num_devices))
+        new, status = reassign(problem, device, among, 5.0)
+        if status == "optimal" and problem.loads(device)[among].max() > 0:
+            assert problem.loads(new).max() == pytest.approx(best, rel=1e-3, abs=1e-3)
