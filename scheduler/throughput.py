@@ -75,7 +75,7 @@ def start(arrays: Arrays, bound: float) -> Split:
 def improve(arrays: Arrays, best: Split, deadline_s: float, tell: Tell) -> None:
     """Search and bound in turns until proven or `time.perf_counter()` passes the deadline."""
     rng = np.random.default_rng(0)
-    rounds = 0
+    rounds = idle = 0
     sets: SetBound | None = None
     while time.perf_counter() < deadline_s and not best.proven:
         unit = together(arrays, best.load)
@@ -91,7 +91,7 @@ def improve(arrays: Arrays, best: Split, deadline_s: float, tell: Tell) -> None:
         if small.serialised and small.num_ops <= LARGEST_FOR_BOUND:
             _reassign(small, here, min(deadline_s, time.perf_counter() + 1.0), rng)
         if sets is not None:
-            share = min(deadline_s, time.perf_counter() + 2.0)
+            share = min(deadline_s, time.perf_counter() + 2.0 * (1 + idle))
             sets.value = min(sets.value, here.load)
             sets.ceiling = min(sets.ceiling, sets.value)
             best.bound = here.bound = max(best.bound, tighten(sets, share))
@@ -101,8 +101,9 @@ def improve(arrays: Arrays, best: Split, deadline_s: float, tell: Tell) -> None:
                 here.offer(small, dive(sets, here.load, best.bound, rng), "device_sets")
         if here.load < best.load:
             best.offer(arrays, here.device[unit], here.algorithm)
+            idle = -1
         tell(best.load, best.bound)
-        rounds += 1
+        rounds, idle = rounds + 1, idle + 1
 
 
 def _anneal(arrays: Arrays, here: Split, deadline_s: float, rounds: int) -> None:
