@@ -33,7 +33,7 @@ MAX_CALL_BYTES = 2**27
 HELD_OUT_SHARE = 0.2
 ROUND_SHARES = (0.5, 0.25, 0.25)
 GROUP = 10
-SECONDS_PER_POINT = 0.2
+SECONDS_PER_POINT = 0.12
 COLD_BYTES = 2**27
 """What passes between two uses of a weight: more than caches hold, as in most models."""
 

@@ -177,8 +177,14 @@ def test_the_module_as_written_is_measured_beside_the_exported_one_and_its_opera
 
 
 def test_slow_calls_take_the_time_they_take():
-    (found,) = time_in_turn(make_context(), [[lambda: time.sleep(0.005)]], 0.0)
+    two = LocalDevice("cpu", "cpu", "cpu", (0, 1), 2**34)
+    (found,) = time_in_turn(make_context(two), [[lambda: time.sleep(0.005)]], 0.0)
     assert found.seconds >= 0.005
+
+
+def test_on_one_core_the_time_that_others_take_it_away_does_not_count():
+    (found,) = time_in_turn(make_context(), [[lambda: time.sleep(0.005)]], 0.0)
+    assert found.seconds < 0.0025
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
