@@ -82,6 +82,19 @@ class CostTable:
         if not ((self.low_s <= self.seconds) & (self.seconds <= self.high_s)).all():
             raise ValueError("operator times must lie in their intervals")
 
+    def origin(self, device: str) -> str:
+        """Where a device's times come from; operator classes of another level after it."""
+        kinds: dict[Level, list[str]] = {}
+        for kind, level in sorted(self.levels.get(device, {}).items()):
+            kinds.setdefault(level, []).append(kind)
+        others = [f"{', '.join(names)}: {level}" for level, names in kinds.items()]
+        return "; ".join([str(self.provenance[device]), *others])
+
+    def levels_of(self, devices: Sequence[str]) -> str:
+        """The levels of all times on some devices: 'datasheet and fitted'."""
+        own = {self.provenance[device].level for device in devices}
+        return " and ".join(sorted(own.union(*(self.levels.get(d, {}).values() for d in devices))))
+
     def sum_s(self, device: str, rows: Sequence[int] | None = None) -> tuple[float, float, float]:
         """Low end, value and high end of the time of several operators on a device (90 %).
 
@@ -100,16 +113,15 @@ class CostTable:
         below, above = (_joined(half, share) for half in (seconds - low, high - seconds))
         return max(0.0, total - below), total, total + above
 
-    def band(self, devices: list[str] | None = None) -> tuple[float, float]:
+    def band(self, placed: Mapping[str, Sequence[int]]) -> tuple[float, float]:
         """Factors (low, high) that 90 % of measured over predicted times lie between.
 
-        Those of the sum of all operators on each device, the widest.
+        Those of the sum over all devices of their operators (rows by device), as if the errors of
+        two devices were one: a device counts by its share of the time.
         """
-        sums = [self.sum_s(device) for device in devices or self.devices]
-        factors = [(low / total, high / total) for low, total, high in sums if total > 0]
-        return min((low for low, _ in factors), default=1.0), max(
-            (high for _, high in factors), default=1.0
-        )
+        sums = np.array([self.sum_s(device, rows) for device, rows in placed.items()])
+        low, total, high = sums.reshape(-1, 3).sum(axis=0)
+        return (float(low / total), float(high / total)) if total > 0 else (1.0, 1.0)
 
 
 def _joined(half: Array, common: float) -> float:

@@ -29,7 +29,10 @@ def replay(problem: Problem, plan: Plan) -> Report:
     window = (ends[fill], ends[-1])
     throughput = (num - 1 - fill) * problem.graph.samples / (window[1] - window[0])
     latency_s = max(span.end_s for span in alone)
-    low, high = problem.costs.band(plan.devices)
+    placed: dict[str, list[int]] = defaultdict(list)
+    for row, op in enumerate(problem.graph.ops):
+        placed[plan.placement[op.name]].append(row)
+    low, high = problem.costs.band(placed)
     carried: dict[str, float] = defaultdict(float)
     for transfer in plan.transfers:
         carried[f"{transfer.src}->{transfer.dst}"] += transfer.num_bytes

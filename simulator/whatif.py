@@ -86,8 +86,7 @@ def try_instance(
         return Outcome(instance.name, reason=str(refusal))
     report = replay(problem, plan)
     cost = bill(price.usd_per_hour, report.throughput_per_s, str(price))
-    levels = sorted({problem.costs.provenance[device].level for device in plan.devices})
-    return Outcome(instance.name, plan, report, cost, " and ".join(levels))
+    return Outcome(instance.name, plan, report, cost, problem.costs.levels_of(plan.devices))
 
 
 def compare_instances(

@@ -54,6 +54,9 @@ def test_devices_of_one_profile_cost_the_same_and_levels_stand_by_device():
     table = cost_table(graph_of(matmul("o", 64)), cluster)
     assert table.seconds[0, 0] == table.seconds[0, 2] < table.seconds[0, 1]
     assert table.levels == {"a": {}, "b": {"matmul": "calibrated"}, "c": {}}
+    assert table.origin("a") == str(plain.provenance)
+    assert table.origin("b").endswith("; matmul: calibrated")
+    assert table.levels_of(["a", "b"]) == f"calibrated and {plain.provenance.level}"
 
 
 def test_measured_tables_need_no_interval_and_get_that_of_their_level():
@@ -61,8 +64,10 @@ def test_measured_tables_need_no_interval_and_get_that_of_their_level():
     table = CostTable(("a", "b"), np.ones((2, 2)), {"a": measured, "b": LITERAL})
     assert table.low_s.tolist() == [[0.85, 1.0]] * 2
     assert table.high_s.tolist() == [[1.25, 1.0]] * 2
-    assert table.band() == (0.85, 1.25)
-    assert table.band(["b"]) == (1.0, 1.0)
+    assert table.band({"a": [0, 1]}) == (0.85, 1.25)
+    assert table.band({"b": [0, 1]}) == (1.0, 1.0)
+    assert table.band({"a": [0], "b": [1]}) == (0.925, 1.125)
+    assert table.band({}) == (1.0, 1.0)
 
 
 def test_own_errors_average_out_in_a_sum_and_common_ones_do_not():

@@ -146,6 +146,7 @@ def test_plan_file_can_be_simulated_again(scenario_file, capsys, tmp_path):
     assert cli.main(["simulate", str(tmp_path / "plan.json"), "--json"]) == exits.DONE
     report = json.loads(capsys.readouterr().out)
     assert report["plan"]["value"] == plan["value"]
+    assert report["provenance"] == plan["provenance"]
 
 
 def test_capture_and_plan_from_files(tmp_path, capsys):
@@ -171,6 +172,7 @@ def test_compare_varies_keys(scenario_file, capsys):
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert len(rows) == 4
     assert [row["usd_per_1k"] for row in rows] == sorted(row["usd_per_1k"] for row in rows)
+    assert {row["levels"] for row in rows} <= {"datasheet", "datasheet and fitted"}
     assert cli.main(["compare", path, "--vary", "model.dtyp=float16"]) == exits.BAD_INPUT
 
 

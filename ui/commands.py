@@ -109,10 +109,12 @@ def plan(arguments: argparse.Namespace) -> int:
     prepared = pipeline.plan(prepared, terminal.steps, arguments.time_limit, terminal.improved)
     assert prepared.solution is not None
     document = files.plan_document(prepared.solution.best, scenario)
+    document["provenance"] = files.provenance(prepared)
     if arguments.output:
         write_json(arguments.output, document)
     if not emit(arguments, document):
         terminal.show_plans(prepared)
+        terminal.show_provenance(prepared)
         if not arguments.output:
             terminal.out.print("Add -o plan.json to keep the plan, --json to print it.")
     return DONE
@@ -209,7 +211,7 @@ def compare(arguments: argparse.Namespace) -> int:
     if not emit(arguments, {"schema": "apportion.compare/1", "rows": rows}):
         terminal.table(
             "What-ifs",
-            ["scenario", "latency of a batch", "1/s", "USD/h", "USD/1,000", "plan"],
+            ["scenario", "latency", "90 % interval", "1/s", "USD/h", "USD/1,000", "plan", "times"],
             [_compare_cells(row) for row in rows],
         )
     return DONE
@@ -245,6 +247,7 @@ def _compare_row(base: Scenario, changes: dict[str, Any]) -> dict[str, Any]:
         "usd_per_1k": cost.usd_per_1k if cost else None,
         "algorithm": best.algorithm,
         "devices": best.devices,
+        "levels": prepared.problem.costs.levels_of(best.devices),
         "notes": unsupported(prepared.graph, prepared.problem.cluster),
     }
 
@@ -252,15 +255,17 @@ def _compare_row(base: Scenario, changes: dict[str, Any]) -> dict[str, Any]:
 def _compare_cells(row: dict[str, Any]) -> list[str]:
     name = " ".join([row["scenario"], *(f"{k}={v}" for k, v in row["changes"].items())])
     if "reason" in row:
-        return [name, row["reason"], "", "", "", ""]
+        return [name, row["reason"], "", "", "", "", "", ""]
     priced = row["usd_per_1k"] is not None
     return [
         name,
         format_seconds(row["latency_s"]),
+        " to ".join(map(format_seconds, row["latency_band_s"])),
         f"{row['throughput_per_s']:.4g}",
         format_usd(row["usd_per_hour"]) if priced else "no price",
         format_usd(row["usd_per_1k"]) if priced else "no price",
         f"{row['algorithm']} on {', '.join(row['devices'])}",
+        row["levels"],
     ]
 
 

@@ -46,6 +46,12 @@ def new_run_folder(name: str, root: Path = Path("runs")) -> Path:
     return folder
 
 
+def provenance(prepared: Prepared) -> dict[str, str]:
+    """Where the operator times come from, by device."""
+    costs = prepared.problem.costs
+    return {device: costs.origin(device) for device in costs.devices}
+
+
 def plan_document(chosen: Plan, scenario: Scenario | None) -> dict[str, Any]:
     """The plan file: the plan, and the scenario that it answers."""
     return {**to_plain(chosen), "scenario": to_plain(scenario) if scenario else None}
@@ -59,6 +65,7 @@ def read_plan(path: Path) -> tuple[Plan, Scenario]:
     """
     raw = read_raw(path)
     scenario = raw.pop("scenario", None)
+    raw.pop("provenance", None)
     if not scenario:
         raise ValueError(f"{path}: this plan was made from a graph file, without a scenario")
     return parse(raw, Plan, str(path)), parse_scenario(scenario, str(path), path.stem)
@@ -116,7 +123,7 @@ def report_document(
             "in_flight": chosen.in_flight,
             "memory": {d: to_plain(need) for d, need in chosen.memory.items()},
         },
-        "provenance": {device: str(p) for device, p in prepared.problem.costs.provenance.items()},
+        "provenance": provenance(prepared),
         "assumptions": [
             "inputs and outputs lie in the memory of the device that reads or writes them",
             "a measured transfer lasts from its sending until its receiver takes it",

@@ -232,8 +232,9 @@ def _error(predicted: float, measured: float) -> str:
 
 def show_provenance(prepared: Prepared) -> None:
     """Where the times come from, by device."""
-    for device, provenance in prepared.problem.costs.provenance.items():
-        out.print(f"times on {device}: {provenance}")
+    costs = prepared.problem.costs
+    for device in costs.devices:
+        out.print(f"times on {device}: {costs.origin(device)}")
     out.print()
 
 
