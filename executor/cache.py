@@ -33,8 +33,10 @@ def store(name: str, value: Any) -> None:
     write_json(_path(name), to_plain(value))
 
 
-def age_s(date: str) -> float:
-    """Seconds since an ISO date and time in UTC."""
+def age_s(date: str) -> float | None:
+    """Seconds since an ISO date and time in UTC; None where a profile carries no date."""
+    if not date:
+        return None
     return (datetime.now(UTC) - datetime.fromisoformat(date)).total_seconds()
 
 

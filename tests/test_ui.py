@@ -286,7 +286,7 @@ def _start_run(folder):
         env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
         stdout=subprocess.DEVNULL,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not list(folder.glob("runs/*/report.json")) and time.monotonic() < deadline:
         time.sleep(0.1)
     return process
@@ -303,7 +303,7 @@ def test_a_worker_killed_in_the_middle_ends_the_run_with_code_3(tmp_path):
     process = _start_run(tmp_path)
     workers = _workers_of(process)
     workers[0].send_signal(signal.SIGKILL)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=120)
     assert process.returncode == exits.RUN_FAILED
     assert "apportion: run failed: device '" in error.splitlines()[-1]
     assert "was killed by signal 9" in error
@@ -317,7 +317,7 @@ def test_ctrl_c_stops_the_run_with_code_130(tmp_path):
     process = _start_run(tmp_path)
     workers = _workers_of(process)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=120)
     assert process.returncode == exits.INTERRUPTED
     assert "Traceback" not in error
     assert not any(worker.is_running() for worker in workers)

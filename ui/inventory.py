@@ -34,10 +34,13 @@ def devices(arguments: argparse.Namespace) -> int:
     }
     if not emit(arguments, document):
         terminal.show_devices(load_profiles(), "Catalog (figures of data sheets)")
-        if local is None or age_s is None:
-            terminal.out.print("This machine is not measured yet: `apportion run` measures it")
+        if local is None:
+            terminal.out.print(
+                "This machine is not measured yet: `apportion calibrate` measures it"
+            )
             return DONE
-        title = f"This machine, measured {format_seconds(age_s)} ago"
+        age = "on an unknown date" if age_s is None else f"{format_seconds(age_s)} ago"
+        title = f"This machine, measured {age}"
         terminal.show_devices(local.devices, title)
         terminal.show_links(local)
     return DONE

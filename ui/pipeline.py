@@ -152,7 +152,9 @@ def local_cluster(workers: Workers, steps: Steps, recalibrate: bool = False) -> 
     if cluster is None:
         with steps("Measuring this machine's devices and links") as tell:
             return calibrate(workers, tell, recalibrate)
-    with steps(f"This machine's profile was measured {format_seconds(profile_age_s(cluster))} ago"):
+    age_s = profile_age_s(cluster)
+    age = "on an unknown date" if age_s is None else f"{format_seconds(age_s)} ago"
+    with steps(f"This machine's profile was measured {age}"):
         return cluster
 
 
@@ -397,8 +399,8 @@ def serve_traffic(prepared: Prepared) -> ServingReport:
     return serve(times, scenario.traffic, scenario.serving, rng)
 
 
-def profile_age_s(cluster: Cluster) -> float:
-    """Seconds since this machine's devices were measured."""
+def profile_age_s(cluster: Cluster) -> float | None:
+    """Seconds since this machine's devices were measured; None where the profile does not say."""
     from executor.cache import age_s
 
     return age_s(next(iter(cluster.devices.values())).provenance.date)
