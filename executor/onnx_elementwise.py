@@ -66,11 +66,10 @@ def _clip(call: Call, x: Tensor, low: Any = None, high: Any = None) -> Tensor:
     high = call.get("max") if high is None else high
     if low is None and high is None:
         return x
-    if (low, high) == (0, 6) and not isinstance(low, Tensor):
-        return F.relu6(x)
-    if isinstance(low, Tensor) != isinstance(high, Tensor) and None not in (low, high):
-        return torch.clamp(torch.clamp(x, min=low), max=high)
-    return torch.clamp(x, low, high)
+    if not isinstance(low, Tensor) and not isinstance(high, Tensor):
+        return F.relu6(x) if (low, high) == (0, 6) else torch.clamp(x, low, high)
+    x = x if low is None else torch.clamp(x, min=low)
+    return x if high is None else torch.clamp(x, max=high)
 
 
 def _prelu(call: Call, x: Tensor, slope: Tensor) -> Tensor:
@@ -136,8 +135,10 @@ def _cast_like(call: Call, x: Tensor, like: Tensor) -> Tensor:
     return x.to(like.dtype)
 
 
-def _along(x: Tensor, value: Tensor, axis: int) -> Tensor:
-    """A scale or zero point with one number per position of an axis, made to spread."""
+def _along(x: Tensor, value: Tensor, axis: int, block: int = 0) -> Tensor:
+    """A scale or zero point per position of an axis, or per block of it, made to spread."""
+    if block:
+        return value.repeat_interleave(block, axis).narrow(axis, 0, x.shape[axis])
     if value.ndim != 1 or value.numel() == 1:
         return value
     shape = [1] * x.ndim
@@ -146,23 +147,23 @@ def _along(x: Tensor, value: Tensor, axis: int) -> Tensor:
 
 
 def _quantize(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
-    axis = call.get("axis", 1)
+    axis, block = call.get("axis", 1), call.get("block_size", 0)
     dtype = zero.dtype if zero is not None else TYPES.get(call.get("output_dtype", 2), torch.uint8)
-    scaled = torch.round(x / _along(x, scale, axis))
+    if dtype.is_floating_point:
+        raise ValueError("QuantizeLinear to a floating-point type is not known; use integers")
+    scaled = torch.round(x / _along(x, scale, axis, block))
     if zero is not None:
-        scaled = scaled + _along(x, zero, axis).to(scaled.dtype)
+        scaled = scaled + _along(x, zero, axis, block).to(scaled.dtype)
     limits = torch.iinfo(dtype)
     return torch.clamp(scaled, limits.min, limits.max).to(dtype)
 
 
 def _dequantize(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
-    axis = call.get("axis", 1)
-    if scale.ndim > 1:
-        raise ValueError("scales per block are not known; export with scales per tensor or axis")
+    axis, block = call.get("axis", 1), call.get("block_size", 0)
     value = x.to(scale.dtype)
     if zero is not None:
-        value = value - _along(x, zero, axis).to(scale.dtype)
-    return value * _along(x, scale, axis)
+        value = value - _along(x, zero, axis, block).to(scale.dtype)
+    return value * _along(x, scale, axis, block)
 
 
 _UNARY: dict[str, Callable[..., Any]] = {

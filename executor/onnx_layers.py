@@ -137,16 +137,19 @@ def _batch_norm(call: Call, x: Tensor, *rest: Tensor) -> Tensor:
     return F.batch_norm(x, mean, var, scale, bias, False, 0.0, call.get("epsilon", 1e-5))
 
 
-def _layer_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
-    if call.num_outputs > 1:
-        raise ValueError("LayerNormalization with mean and deviation as outputs is not known")
+def _layer_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Any:
+    """The normalised rows; their means and inverse deviations where they are asked for."""
     axis = call.get("axis", -1) % x.ndim
-    shape = list(x.shape[axis:])
-    eps = call.get("epsilon", 1e-5)
+    shape, eps = list(x.shape[axis:]), call.get("epsilon", 1e-5)
     if list(scale.shape) == shape and (bias is None or list(bias.shape) == shape):
-        return F.layer_norm(x, shape, scale, bias, eps)
-    result = F.layer_norm(x, shape, eps=eps) * scale
-    return result if bias is None else result + bias
+        y = F.layer_norm(x, shape, scale, bias, eps)
+    else:
+        y = F.layer_norm(x, shape, eps=eps) * scale
+        y = y if bias is None else y + bias
+    if call.num_outputs == 1:
+        return y
+    var, mean = torch.var_mean(x, list(range(axis, x.ndim)), correction=0, keepdim=True)
+    return (y, mean, torch.rsqrt(var + eps))[: call.num_outputs]
 
 
 def _rms_norm(call: Call, x: Tensor, scale: Tensor) -> Tensor:

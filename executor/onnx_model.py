@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from executor.onnx_file import OnnxFile, array_of, as_tensor, dtype_of, read_onnx
 from executor.onnx_inputs import TOKENS, bound_shapes, example_inputs, reads_tokens
-from executor.onnx_trace import Trace, run_step, trace
+from executor.onnx_steps import run_step
+from executor.onnx_trace import Trace, trace
 
 Built = tuple[nn.Module, tuple[Tensor, ...]]
 

@@ -146,9 +146,16 @@ def _scatter_elements(call: Call, data: Tensor, indices: Tensor, updates: Tensor
 
 def _scatter_nd(call: Call, data: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
     how = call.get("reduction", "none")
-    if how not in ("none", "add"):
-        raise ValueError(f"ScatterND with reduction '{how}' is not known; use none or add")
     where = indices.long().unbind(-1)
+    if how in ("mul", "max", "min"):
+        depth = len(where)
+        steps = torch.arange(data[(0,) * depth].numel() or 1, device=data.device)
+        rows = torch.zeros_like(where[0])
+        for axis, index in enumerate(where):
+            rows = rows * data.shape[axis] + torch.remainder(index, data.shape[axis])
+        place = (rows.reshape(-1, 1) * len(steps) + steps).reshape(-1)
+        flat = data.reshape(-1).scatter_reduce(0, place, updates.reshape(-1), REDUCTIONS[how])
+        return flat.reshape(data.shape)
     return torch.index_put(data, where, updates, accumulate=how == "add")
 
 
@@ -181,7 +188,8 @@ def _depth_to_space(call: Call, x: Tensor) -> Tensor:
 def _space_to_depth(call: Call, x: Tensor) -> Tensor:
     size = call.attrs["blocksize"]
     b, c, h, w = x.shape
-    parts = x.reshape(b, c, h // size, size, w // size, size).permute(0, 3, 5, 1, 2, 4)
+    order = (0, 1, 3, 5, 2, 4) if call.get("mode", "DCR") == "CRD" else (0, 3, 5, 1, 2, 4)
+    parts = x.reshape(b, c, h // size, size, w // size, size).permute(order)
     return parts.reshape(b, c * size**2, h // size, w // size)
 
 

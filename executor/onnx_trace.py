@@ -7,40 +7,22 @@ the reference implementation of the package onnx; what remains runs on the model
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from executor.onnx_file import OnnxFile, array_of, as_tensor, attributes, dtype_of, onnx_package
+from executor.onnx_fusion import with_linear_layers
 from executor.onnx_inputs import Shape
 from executor.onnx_ops import RULES
 from executor.onnx_rule import Call, Rule
+from executor.onnx_steps import Ref, Step, run_step
 
 Array = np.ndarray[Any, Any]
 CONTROL = {"If", "Loop", "Scan", "SequenceMap"}
 RANDOM = {"RandomNormal", "RandomUniform", "Bernoulli", "Multinomial"}
-
-
-class Ref(NamedTuple):
-    """The name of a tensor that is computed, given, or held as a weight."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Step:
-    """One operator that runs.
-
-    Attributes:
-        inputs: references to tensors; arrays and numbers that are known; None where left out.
-    """
-
-    name: str
-    call: Call
-    inputs: tuple[Any, ...]
-    outputs: tuple[str, ...]
 
 
 @dataclass
@@ -80,8 +62,10 @@ def trace(file: OnnxFile, shapes: Mapping[str, Shape]) -> Trace:
         _hold(walk, name, tensor)
     with torch.no_grad():
         _walk(walk, file.nodes)
-    for output in file.proto.graph.output:
-        _tensor(walk, output.name)
+    outputs = [output.name for output in file.proto.graph.output]
+    for name in outputs:
+        _tensor(walk, name)
+    walk.steps = with_linear_layers(walk.steps, walk.tensors, walk.weights, outputs)
     return walk
 
 
@@ -219,15 +203,6 @@ def _run(walk: Trace, step: Step) -> None:
     results = run_step(step, walk.tensors, torch.float32)
     walk.tensors |= results
     walk.steps.append(step)
-
-
-def run_step(step: Step, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Compute one step from tensors by name; floating-point numbers are of one dtype."""
-    call = Call(step.call.op, step.call.attrs, step.call.opset, step.call.num_outputs, dtype)
-    inputs = [tensors[x.name] if isinstance(x, Ref) else x for x in step.inputs]
-    made = RULES[step.call.op].run(call, *inputs)
-    results = (made,) if isinstance(made, Tensor) else tuple(made)
-    return {name: x for name, x in zip(step.outputs, results, strict=False) if name}
 
 
 _CONTROL_ADVICE = (
