@@ -15,6 +15,8 @@ from scheduler.contiguous import contiguous
 from scheduler.cpop import cpop
 from scheduler.evaluate import finish_plan, with_bound
 from scheduler.heft import heft
+from scheduler.latency_search import latency_search
+from scheduler.m_etf import m_etf
 from scheduler.peft import peft
 from scheduler.plan import Plan
 from scheduler.problem import Placement, Problem
@@ -34,6 +36,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "heft": heft,
     "cpop": cpop,
     "peft": peft,
+    "m_etf": m_etf,
     "contiguous": contiguous,
 }
 """Algorithms that use all devices; `single_device:ID` is one more for every device."""
@@ -107,6 +110,12 @@ def solve(
             plans.append(finish_plan(problem, name, place(problem), started_s, bound))
         except InfeasibleError as refusal:
             refusals[name] = str(refusal)
+    if algorithm == "auto" and problem.objective == "latency" and time_limit_s > 0:
+        try:
+            placed = latency_search(problem, began_s + time_limit_s, bound)
+            plans.append(finish_plan(problem, "latency_search", placed, began_s, bound))
+        except InfeasibleError as refusal:
+            refusals["latency_search"] = str(refusal)
     if algorithm == "auto" and problem.objective != "latency":
         placed, how, bound = search(problem, began_s + time_limit_s, bound, tell)
         try:

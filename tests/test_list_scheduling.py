@@ -1,15 +1,25 @@
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import make_cluster, make_op, make_problem
+from conftest import make_cluster, make_graph, make_op, make_problem
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hardware.cluster import Cluster
+from scheduler.bounds import lower_bound
+from scheduler.check import check_plan
 from scheduler.cpop import cpop_schedule
+from scheduler.evaluate import finish_plan
 from scheduler.graph import Graph, Tensor
 from scheduler.heft import by_rank, heft_schedule, upward_ranks
-from scheduler.peft import optimistic_costs
+from scheduler.latency_search import latency_search, simulate
+from scheduler.peft import optimistic_costs, peft_schedule
+from scheduler.plan import cut_runs
+from scheduler.portfolio import ALGORITHMS
 from scheduler.tasks import tasks_of
+from scheduler.timeline import makespan, stage_timeline
 
 # Topcuoglu, Hariri, Wu 2002, figure 2: computation costs and communication costs of ten tasks.
 HEFT_W = [
@@ -19,6 +29,17 @@ HEFT_W = [
 HEFT_C = {
     (0, 1): 18, (0, 2): 12, (0, 3): 9, (0, 4): 11, (0, 5): 14, (1, 7): 19, (1, 8): 16, (2, 6): 23,
     (3, 7): 27, (3, 8): 23, (4, 8): 13, (5, 7): 15, (6, 9): 17, (7, 9): 11, (8, 9): 13,
+}  # fmt: skip
+
+
+# Arabnejad, Barbosa 2014, figure 1.
+PEFT_W = [
+    [22, 21, 36], [22, 18, 18], [32, 27, 43], [7, 10, 4], [29, 27, 35],
+    [26, 17, 24], [14, 25, 30], [29, 23, 36], [15, 21, 8], [13, 16, 33],
+]  # fmt: skip
+PEFT_C = {
+    (0, 1): 17, (0, 2): 31, (0, 3): 29, (0, 4): 13, (0, 5): 7, (1, 7): 3, (1, 8): 30, (2, 6): 16,
+    (3, 7): 11, (3, 8): 7, (4, 8): 57, (5, 7): 5, (6, 9): 9, (7, 9): 42, (8, 9): 7,
 }  # fmt: skip
 
 
@@ -56,24 +77,86 @@ def test_heft_ranks_and_order_of_the_paper():
     [
         (HEFT_W, HEFT_C, heft_schedule, 80),
         (HEFT_W, HEFT_C, cpop_schedule, 86),
+        (PEFT_W, PEFT_C, heft_schedule, 133),
+        (PEFT_W, PEFT_C, peft_schedule, 122),
     ],
 )
 def test_makespans_of_the_papers(w, c, schedule, makespan):
     assert makespan_of(tasks_of(literal(w, c)), schedule) == makespan
 
 
-def test_optimistic_costs_are_the_recursion_of_the_paper():
-    tasks = tasks_of(literal(HEFT_W, HEFT_C))
-    w, after = np.array(HEFT_W), {i: [j for k, j in HEFT_C if k == i] for i in range(10)}
+def test_optimistic_costs_of_the_paper():
+    assert optimistic_costs(tasks_of(literal(PEFT_W, PEFT_C))).tolist() == [
+        [64, 68, 86], [42, 39, 42], [27, 41, 43], [42, 39, 50], [28, 37, 28],
+        [42, 39, 44], [13, 16, 22], [13, 16, 33], [13, 16, 20], [0, 0, 0],
+    ]  # fmt: skip
 
-    def oct_s(i, p):
-        return max(
-            (
-                min(oct_s(j, q) + w[j, q] + HEFT_C[i, j] * (p != q) for q in range(3))
-                for j in after[i]
-            ),
-            default=0,
-        )
 
-    expected = [[oct_s(i, p) for p in range(3)] for i in range(10)]
-    assert optimistic_costs(tasks).tolist() == expected
+@st.composite
+def problems(draw):
+    n = draw(st.integers(1, 10))
+    parents = {
+        f"o{i}": [f"o{j}" for j in range(i) if draw(st.integers(0, 3)) == 0] for i in range(n)
+    }
+    names = "abc"[: draw(st.integers(1, 3))]
+    seconds = [[draw(st.floats(0.1, 10)) for _ in names] for _ in range(n)]
+    cluster = make_cluster(names, draw(st.floats(5, 1e3)), draw(st.floats(0, 1)), 10_000)
+    cluster = replace(
+        cluster,
+        devices={
+            name: replace(device, kind=draw(st.sampled_from(["gpu", "cpu"])))
+            for name, device in cluster.devices.items()
+        },
+    )
+    first, second = draw(st.integers(0, n - 1)), draw(st.integers(0, n - 1))
+    return make_problem(
+        make_graph(parents), seconds, cluster, objective="latency",
+        communication=draw(st.sampled_from(["overlapped", "serialised"])),
+        pins={f"o{first}": names[-1]} if draw(st.booleans()) else {},
+        colocated=((f"o{first}", f"o{second}"),) if first != second else (),
+    )  # fmt: skip
+
+
+@settings(max_examples=30, deadline=None)
+@given(problems())
+def test_list_schedules_and_search_keep_every_rule(problem):
+    bound = lower_bound(problem)
+    values = {}
+    for name, algorithm in {**ALGORITHMS, "search": search}.items():
+        if name not in ("heft", "cpop", "peft", "m_etf", "search"):
+            continue
+        plan = finish_plan(problem, name, algorithm(problem), 0.0, bound)
+        assert check_plan(problem, plan, stage_timeline(problem, plan.stages)) == []
+        assert plan.value >= bound * (1 - 1e-9)
+        values[name] = plan.value
+    assert values["search"] <= min(values.values()) * (1 + 1e-9)
+
+
+def search(problem):
+    return latency_search(problem, time.perf_counter() + 0.2)
+
+
+@settings(max_examples=30, deadline=None)
+@given(problems(), st.randoms(use_true_random=False))
+def test_the_search_s_simulation_is_the_plan_s_timeline(problem, random):
+    tasks, n, d = tasks_of(problem), len(problem.graph.ops), len(problem.costs.devices)
+    device = np.array([random.randrange(d) for _ in range(n)])
+    placed = dict(
+        zip(problem.graph.by_name, (problem.costs.devices[p] for p in device), strict=True)
+    )
+    start, cause = np.zeros(n), np.zeros(n, dtype=np.int64)
+    seconds = tasks._replace(w=problem.costs.seconds)
+    value = simulate(seconds, device, np.arange(n), np.zeros(n), np.inf, start, cause)
+    spans = stage_timeline(problem, cut_runs(problem.graph, placed))
+    assert value == pytest.approx(makespan(spans))
+
+
+def test_memory_keeps_a_device_s_weights_within_its_limit():
+    graph = make_graph({"a": [], "b": ["a"], "c": ["b"]}, out_bytes=4)
+    ops = tuple(replace(op, weights={f"w_{op.name}": 400}) for op in graph.ops)
+    problem = make_problem(
+        replace(graph, ops=ops), [[1, 9]] * 3, make_cluster(memory_bytes=1000), objective="latency"
+    )
+    for name in ("heft", "cpop", "peft", "m_etf"):
+        plan = finish_plan(problem, name, ALGORITHMS[name](problem), 0.0, 0.0)
+        assert sorted(plan.placement.values()) == ["a", "a", "b"], name
