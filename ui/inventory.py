@@ -35,9 +35,7 @@ def devices(arguments: argparse.Namespace) -> int:
     if not emit(arguments, document):
         terminal.show_devices(load_profiles(), "Catalog (figures of data sheets)")
         if local is None:
-            terminal.out.print(
-                "This machine is not measured yet: `apportion calibrate` measures it"
-            )
+            terminal.out.print("Not measured yet: `apportion calibrate` measures this machine")
             return DONE
         age = "on an unknown date" if age_s is None else f"{format_seconds(age_s)} ago"
         title = f"This machine, measured {age}"
