@@ -140,10 +140,11 @@ def _reads_both(config: Any) -> bool:
 
 def _num_tokens(config: Any, asked: int | None) -> int:
     """The tokens asked for, else 128, or the model's positions where those are fewer."""
-    limit = getattr(config, "max_position_embeddings", None) or TOKENS
+    names = ("max_position_embeddings", "max_target_positions")
+    limit = next((getattr(config, name) for name in names if getattr(config, name, None)), None)
     if asked is None:
-        return min(TOKENS, limit)
-    if asked > limit and hasattr(config, "max_position_embeddings"):
+        return min(TOKENS, limit or TOKENS)
+    if limit and asked > limit:
         raise ValueError(
             f"model.tokens must be at most {limit} (the model's positions), got {asked}"
         )

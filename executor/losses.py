@@ -51,6 +51,19 @@ def _of_samples(config: object, each: Tensor) -> Tensor:
     return each.to(torch.float32) if regresses else each
 
 
+def without_layer_drop(module: nn.Module) -> nn.Module:
+    """Let the stacks of transformers that skip layers at random in training run them all.
+
+    They ask a random tensor which, each step anew; the stack alone, without its layers, is told
+    that it does not train.
+    """
+    for part in module.modules():
+        names = {*vars(part), *vars(getattr(part, "config", None) or nn.Module())}
+        if hasattr(part, "layers") and any(name.endswith("layerdrop") for name in names):
+            part.training = False
+    return module
+
+
 def loss(outputs: list[Tensor]) -> tuple[Tensor, str]:
     """The loss of a model's outputs, and what it is in words.
 

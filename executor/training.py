@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from executor.capture import to_graph
 from executor.export import quiet, refusal
 from executor.fake import on_fake_cpu
-from executor.losses import loss, with_labels
+from executor.losses import loss, with_labels, without_layer_drop
 from executor.program import Program, tensors_in
 from executor.sources import Model
 from scheduler.graph import DTYPE_BYTES, Graph, Op
@@ -79,7 +79,7 @@ def capture_training(model: Model, batch: int, optimizer: Optimizer) -> Graph:
 def _joint(model: Model, stack: ExitStack) -> tuple[Program, dict[str, str], set[str]]:
     """The program, the gradient's tensor by parameter, and the names of the backward's nodes."""
     model = on_fake_cpu(with_labels(model))
-    module = model.module.train()
+    module = without_layer_drop(model.module.train())
     if not any(p.requires_grad for p in module.parameters()):
         raise ValueError("it has no parameters to train")
     descended: list[str] = []

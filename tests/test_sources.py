@@ -33,6 +33,12 @@ CONFIGS = {
         "model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "num_key_value_heads": 1,
         "num_local_experts": 4, **TEXT,
     },
+    "layerdrop": {
+        "model_type": "bart", "architectures": ["BartForConditionalGeneration"], "d_model": 32,
+        "vocab_size": 100, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
+        "max_position_embeddings": 24,
+    },
     "vit": {
         "model_type": "vit", "architectures": ["ViTForImageClassification"], "image_size": 32,
         "patch_size": 8, **SIZES,
@@ -102,7 +108,7 @@ def test_without_architectures_the_bare_model_is_built(config_file):
     assert graph.tensors[graph.outputs[0]].shape == (1, 24, 32)
 
 
-@pytest.mark.parametrize("name", ["labels", "answers", "gpt2", "experts", "vit"])
+@pytest.mark.parametrize("name", ["labels", "answers", "gpt2", "experts", "vit", "layerdrop"])
 def test_a_model_with_a_loss_of_its_own_descends_it(config_file, name):
     step = trained(config_file(CONFIGS[name]))
     assert step.notes[-1] == "loss: the model's own"
