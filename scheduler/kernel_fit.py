@@ -1,11 +1,13 @@
 """Fitting a kernel model to a device: to all its rows, or to a few points from a transferred one.
 
 With few points the closed form's constants move from those transferred from other devices
-(maximum a posteriori); what is left over gets a small Gaussian process. The points are chosen by
+(maximum a posteriori); what is left over gets a small Gaussian process, and other weights of the
+measured devices' residuals, the freer the farther the device is from all. The points are chosen by
 their sizes alone.
 
-Sources: as `scheduler/fit.py`; Vovk, Gammerman, Shafer, "Algorithmic learning in a random world",
-Springer 2005 (the interval: quantile of the errors of points left out).
+Sources: as `scheduler/fit.py`; the interval: Lei et al., "Distribution-free predictive inference
+for regression", JASA 2018 (errors of points left out; here their mean, scaled as other devices'
+held-out errors were, since points chosen at the rim tell a quantile only roughly).
 """
 
 from collections.abc import Sequence
@@ -19,13 +21,15 @@ from scipy.optimize import least_squares
 from hardware.kernel_model import Chip, KernelModel
 from hardware.provenance import Provenance
 from scheduler.gaussian_process import Z_90, smooth_covariance
-from scheduler.kernels import FORMS, Array, Sizes, kernel_seconds
+from scheduler.kernels import FORMS, Array, Sizes, kernel_seconds, residuals_of
 
 TYPICAL_ERROR = 0.1
 """Beyond it an error of the logarithm counts in proportion, not squared."""
 NEAR_SPREAD, FAR_SPREAD = 0.05, 0.55
 """Deviation of the constants' logarithms from those transferred, beside and far from others."""
 LEVEL, SIGNAL, NOISE = 0.05, 0.1, 0.1
+MIX = 0.1
+"""Deviation of the weights of other devices' residuals, far from all devices; 0 beside one."""
 SCALE = {"depth": 1.0}
 USUAL_SCALE = 3.0
 """Of the Gaussian process, in natural logarithms: ASSUMED for every device and form, not tuned."""
@@ -48,17 +52,28 @@ class Sample:
 
 @dataclass(frozen=True)
 class Adapted:
-    """A kernel model with a Gaussian process of what it leaves over."""
+    """A kernel model with a Gaussian process of what it leaves over.
+
+    Attributes:
+        points: features of the points; and `mixed`, the measured devices' residuals there, whose
+            weights have the prior deviation `mix`.
+    """
 
     model: KernelModel
     points: Array
+    mixed: Array
+    mix: float
     alpha: Array
 
     def seconds(self, x: Sizes, chip: Chip) -> Array:
         """Seconds of kernels."""
         base = kernel_seconds(self.model, x, chip)
         across = _covariance(_features(self.model.form, x, base), self.points)
-        return np.asarray(base * np.exp(across @ self.alpha))
+        left = across @ self.alpha
+        if self.mixed.shape[1]:
+            others = residuals_of(self.model.form, list(self.model.like), x)
+            left += others @ (self.mix**2 * (self.mixed.T @ self.alpha))
+        return np.asarray(base * np.exp(left))
 
 
 def fit_constants(form: str, sample: Sample, prior: KernelModel, spread: float) -> KernelModel:
@@ -98,41 +113,58 @@ def choose(prior: KernelModel, x: Sizes, chip: Chip, num: int) -> list[int]:
     By sizes and predicted seconds alone; nothing measured is looked at.
     """
     features = _features(prior.form, x, kernel_seconds(prior, x, chip))
-    left = _covariance(features, features)
+    known = _covariance(features, features)
+    variance, explained = np.diag(known).copy(), np.zeros((len(features), 0))
+    gain = (known**2).sum(axis=0)
     chosen: list[int] = []
     for _ in range(min(num, len(features))):
-        spread = np.maximum(np.diag(left), 0) + NOISE**2
-        gain = (left**2).sum(axis=0) / spread
-        gain[chosen] = -1.0
-        best = int(np.argmax(gain))
+        value = gain / (np.maximum(variance, 0) + NOISE**2)
+        value[chosen] = -1.0
+        best = int(np.argmax(value))
         chosen.append(best)
-        left = left - np.outer(left[:, best], left[best]) / spread[best]
+        left = known[best] - explained @ explained[best]
+        step = left / np.sqrt(max(left[best], 0) + NOISE**2)
+        onto = known @ step - explained @ (explained.T @ step)
+        gain += step * (step * (step @ step) - 2 * onto)
+        variance -= step**2
+        explained = np.column_stack([explained, step])
     return chosen
 
 
-def adapt(prior: KernelModel, sample: Sample, open_share: float) -> Adapted:
-    """Fit a transferred model to a few points; its spread from points left out, fold by fold."""
-    spread = NEAR_SPREAD + (FAR_SPREAD - NEAR_SPREAD) * open_share
-    num = len(sample.seconds)
-    fold = np.arange(num) % FOLDS
-    errors = np.empty(num)
-    for i in range(FOLDS):
-        kept, out = sample.rows(np.flatnonzero(fold != i)), sample.rows(np.flatnonzero(fold == i))
-        adapted = _adapt_once(prior, kept, spread)
-        errors[fold == i] = np.log(out.seconds / adapted.seconds(out.sizes, out.chip))
-    rank = min(num - 1, int(np.ceil(0.9 * (num + 1))) - 1)
-    half = float(np.sort(np.abs(errors))[rank])
-    final = _adapt_once(prior, sample, spread)
+def adapt(prior: KernelModel, sample: Sample, open_share: float, reach: float) -> Adapted:
+    """Fit a transferred model to a few points.
+
+    Its 90 % interval is `reach` times the mean error of points left out, fold by fold; how far that
+    reaches, other devices tell (`hardware/kernel_model.py`, `reach`).
+    """
+    final = _adapt_once(prior, sample, open_share)
+    half = reach * float(np.abs(left_out(prior, sample, open_share)).mean())
     return replace(final, model=replace(final.model, spread=max(half, 1e-3) / Z_90))
 
 
-def _adapt_once(prior: KernelModel, sample: Sample, spread: float) -> Adapted:
+def left_out(prior: KernelModel, sample: Sample, open_share: float) -> Array:
+    """Errors of the logarithm at each point when its fold was not fitted."""
+    fold = np.arange(len(sample.seconds)) % FOLDS
+    errors = np.empty(len(fold))
+    for i in range(min(FOLDS, len(fold))):
+        kept, out = sample.rows(np.flatnonzero(fold != i)), sample.rows(np.flatnonzero(fold == i))
+        adapted = _adapt_once(prior, kept, open_share)
+        errors[fold == i] = np.log(out.seconds / adapted.seconds(out.sizes, out.chip))
+    return errors
+
+
+def _adapt_once(prior: KernelModel, sample: Sample, open_share: float) -> Adapted:
+    spread = NEAR_SPREAD + (FAR_SPREAD - NEAR_SPREAD) * open_share
     model = fit_constants(prior.form, sample, prior, spread)
     base = kernel_seconds(model, sample.sizes, sample.chip)
     points = _features(prior.form, sample.sizes, base)
-    noisy = _covariance(points, points) + NOISE**2 * np.eye(len(points))
+    mixed = np.zeros((len(points), 0))
+    if prior.like:
+        mixed = residuals_of(prior.form, list(prior.like), sample.sizes)
+    mix = MIX * open_share
+    noisy = _covariance(points, points) + mix**2 * mixed @ mixed.T + NOISE**2 * np.eye(len(points))
     alpha = cho_solve((cholesky(noisy, lower=True), True), np.log(sample.seconds / base))
-    return Adapted(model, points, alpha)
+    return Adapted(model, points, mixed, mix, alpha)
 
 
 def _features(form: str, x: Sizes, seconds: Array) -> Array:

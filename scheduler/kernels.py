@@ -69,21 +69,20 @@ def product_seconds(c: Mapping[str, float], x: Sizes, chip: Chip) -> Array:
     batch, m, n, k = x["batch"], x["m"], x["n"], x["k"]
     weights, others = 2 * batch * n * k, 2 * batch * m * (k + n)
     memory_s = _memory_s(weights + others, COPIES * weights + others, c, chip)
-    best = np.full(len(m), np.inf)
+    split = np.array(SPLITS_K)[:, None]
+    steps = np.ceil(k / split / 64) * 64
+    partial_s = 8 * batch * m * n * split / (chip.bandwidth * c["feed"])
+    reduce_s = np.where(split > 1, c["reduce_s"] + partial_s, 0.0)
+    compute_s = np.full(steps.shape, np.inf)
     for tile_m, tile_n in TILE_SHARE:
         tiles = batch * np.ceil(m / tile_m) * np.ceil(n / tile_n)
         rate = chip.peak / chip.units * c["compute"] * c[f"tile_{tile_m}x{tile_n}"]
         load = 2 * (tile_m + tile_n) * chip.units / (chip.bandwidth * c["feed"])
         step_s = max(2 * tile_m * tile_n / rate, load)
-        for split in SPLITS_K:
-            steps = np.ceil(k / split / 64) * 64
-            waves = np.ceil(tiles * split / chip.units)
-            seconds = _slower(waves * (steps * step_s + c["block_s"]), memory_s)
-            if split > 1:
-                partial_s = 8 * batch * m * n * split / (chip.bandwidth * c["feed"])
-                seconds += c["reduce_s"] + partial_s
-            best = np.minimum(best, seconds)
-    return best + c["start_s"]
+        waves = np.ceil(tiles * split / chip.units)
+        compute_s = np.minimum(compute_s, waves * (steps * step_s + c["block_s"]))
+    best = (_slower(compute_s, memory_s) + reduce_s).min(axis=0)
+    return np.asarray(best + c["start_s"])
 
 
 def prefill_seconds(c: Mapping[str, float], x: Sizes, chip: Chip) -> Array:
@@ -192,7 +191,8 @@ def spread_out(at: Array, values: Array, to: Array) -> Array:
     """Values at other places: mean of the nearest, by the inverse of their squared distance."""
     distance, near = KDTree(at).query(to, k=min(NEIGHBOURS, len(at)))
     weight = 1 / (distance**2 + SOFT) ** 2
-    return np.asarray((weight * values[near]).sum(axis=1) / weight.sum(axis=1))
+    weight /= weight.sum(axis=1, keepdims=True)
+    return np.einsum("ij,ij...->i...", weight, values[near])
 
 
 @lru_cache(maxsize=64)
@@ -205,15 +205,21 @@ def _residuals(form: str, device: str) -> Array:
     return spread_out(at[known], values[known], at)
 
 
+def residuals_of(form: str, devices: list[str], x: Sizes) -> Array:
+    """log(measured / closed form) of measured devices (num_ops, num_devices)."""
+    shapes = load_shapes(form)
+    at = places(form, dict(zip(FORMS[form].sizes, shapes.sizes.T, strict=True)))
+    values = np.column_stack([_residuals(form, device) for device in devices])
+    return spread_out(at, values, places(form, x))
+
+
 def residual(model: KernelModel, x: Sizes) -> Array:
     """log(measured / closed form) that a model expects."""
     weights = {device: w for device, w in model.like.items() if abs(w) > 0.01}
     if not weights:
         return np.zeros(len(next(iter(x.values()))))
-    shapes = load_shapes(model.form)
-    at = places(model.form, dict(zip(FORMS[model.form].sizes, shapes.sizes.T, strict=True)))
-    mixed = sum(w * _residuals(model.form, device) for device, w in weights.items())
-    return spread_out(at, np.asarray(mixed), places(model.form, x))
+    mixed = residuals_of(model.form, list(weights), x) @ np.array(list(weights.values()))
+    return np.asarray(mixed)
 
 
 def kernel_seconds(model: KernelModel, x: Sizes, chip: Chip) -> Array:

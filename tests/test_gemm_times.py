@@ -107,7 +107,7 @@ def test_a_few_points_find_a_slower_device():
     measured = Sample(x, product_seconds(slower, x, CHIP), CHIP)
     chosen = choose(model, x, CHIP, 64)
     assert len(set(chosen)) == 64
-    adapted = adapt(model, measured.rows(chosen), 0.5)
+    adapted = adapt(model, measured.rows(chosen), 0.5, 2.0)
     error = np.abs(adapted.seconds(x, CHIP) / measured.seconds - 1)
     before = np.abs(kernel_seconds(model, x, CHIP) / measured.seconds - 1)
     assert error.mean() < 0.04 < before.mean()
