@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 
 from scheduler.instances import is_instance, read_instance
+from scheduler.plan import Plan, cut_stages
+from scheduler.problem import Problem
+from scheduler.timeline import makespan, stage_timeline
+from simulator.replay import simulate
 
 
 def node(number, acc=1.0, cpu=10.0, size=4.0, **other):
@@ -138,6 +142,23 @@ def test_an_xls_file_gives_times_by_device_and_transfers_by_pair(write_xls):
     assert instance.costs.transfers["0"].sum() == 0
     assert [d.memory_bytes for d in instance.cluster.devices.values()] == [64, 32]
     assert instance.graph.outputs == ("4", "5")
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "wire_s"), [("acc0", "acc1", 0.5), ("acc1", "acc0", 0.6)]
+)
+def test_a_split_xls_instance_is_replayed_with_its_own_transfer_times(
+    write_xls, here, there, wire_s
+):
+    instance = read_instance(write_xls(XLS_ROWS))
+    problem = Problem(instance.graph, instance.cluster, instance.costs, "latency")
+    placement = {"0": here, "1": here, "4": there, "5": here}
+    stages = cut_stages(instance.graph, placement)
+    plan = Plan("x", "by hand", "latency", 0.0, 0.0, 0.0, 0.0, placement, stages, 1, 1)
+    spans = simulate(problem, plan, 1)
+    moved = [span for span in spans if span.kind == "transfer"]
+    assert [span.duration_s for span in moved if span.name == "1"] == pytest.approx([wire_s])
+    assert makespan(spans) == pytest.approx(makespan(stage_timeline(problem, stages)))
 
 
 def test_an_xls_row_needs_a_figure_for_each_successor(write_xls):
