@@ -46,13 +46,13 @@ def product(rng: np.random.Generator) -> Recipe:
 def conv(rng: np.random.Generator) -> Recipe:
     """A convolution: dense, of single pixels, or by channel."""
     batch, side = _size(rng, 1, 16), _size(rng, 4, 224)
-    kernel, stride = int(rng.choice([1, 1, 3, 3, 3, 5, 7])), int(rng.choice([1, 1, 2]))
+    kernel, stride = int(rng.choice([1, 1, 3, 3, 3, 5])), int(rng.choice([1, 1, 2]))
     channels, out = _wide(rng, 8, 2048), _wide(rng, 8, 2048)
     groups = 1
     if rng.random() < 0.12:
-        channels = 3
+        channels, kernel = 3, int(rng.choice([3, 7, 16]))
     elif rng.random() < 0.2:
-        groups = out = channels
+        groups, out, kernel = channels, channels, max(3, kernel)
     weight = dense(out, channels // groups, kernel, kernel, weight=True)
     image, pad = dense(batch, channels, side, side), kernel // 2
     args = (image, weight, None, (stride, stride), (pad, pad), (1, 1), groups)
@@ -101,13 +101,13 @@ def norm(rng: np.random.Generator) -> Recipe:
 
 def softmax(rng: np.random.Generator) -> Recipe:
     """Along the last axis."""
-    return Recipe("aten.softmax.int", (dense(_size(rng, 1, 32768), _size(rng, 8, 4096)), -1))
+    return Recipe("aten.softmax.int", (dense(_size(rng, 1, 32768), _size(rng, 32, 4096)), -1))
 
 
 def reduce(rng: np.random.Generator) -> Recipe:
     """Mean along the last axis, or of whole planes."""
     if rng.random() < 0.5:
-        x = dense(_size(rng, 1, 32768), _size(rng, 8, 4096))
+        x = dense(_size(rng, 1, 32768), _size(rng, 32, 4096))
         return Recipe("aten.mean.dim", (x, (1,)))
     side = _size(rng, 4, 112)
     planes = dense(_size(rng, 1, 16), _wide(rng, 8, 2048), side, side)
@@ -165,14 +165,14 @@ CLASSES = (
     CaseClass(
         "matmul/float32",
         (linear, linear, product),
-        ("log_m", "log_n", "log_k", "log_batch", "param_share", "log_compute_s"),
+        ("log_m", "log_n", "log_k", "log_batch", "log_compute_s", "log_intensity"),
         46,
     ),
     CaseClass(
         "conv/float32",
         (conv,),
         ("log_in_channels", "log_out_channels", "log_out_pixels", "log_kernel", "log_groups",
-         "log_stride", "log_batch", "log_compute_s"),
+         "log_intensity", "log_compute_s"),
         50,
     ),
     CaseClass(
@@ -187,12 +187,15 @@ CLASSES = (
         ("log_memory_s", "log_operands", "broadcast", "function", "on_gelu", "on_tanh"),
         36,
     ),
-    CaseClass("norm", (norm,), ("log_rows", "log_columns", "on_batch_norm"), 22),
+    CaseClass("norm", (norm,), ("log_memory_s", "log_columns", "on_batch_norm"), 22),
     CaseClass("softmax", (softmax,), ("log_rows", "log_columns"), 12),
     CaseClass("reduce", (reduce,), ("log_rows", "log_columns"), 12),
     CaseClass("embedding", (embedding,), ("log_rows", "log_columns"), 10),
     CaseClass(
-        "pool", (pool,), ("log_size", "log_kernel", "on_max_pool2d", "on_adaptive_avg_pool2d"), 20
+        "pool",
+        (pool,),
+        ("log_memory_s", "log_size", "log_kernel", "on_max_pool2d", "on_adaptive_avg_pool2d"),
+        20,
     ),
     CaseClass("copy", (copy,), ("log_memory_s", "on_cat"), 14),
 )  # fmt: skip

@@ -30,7 +30,7 @@ from scheduler.gaussian_process import Array
 NUM_CANDIDATES = 160
 MAX_CALL_S = 0.03
 MAX_CALL_BYTES = 2**27
-HELD_OUT_SHARE = 0.2
+HELD_OUT_SHARE, MIN_HELD_OUT = 0.2, 4
 ROUND_SHARES = (0.5, 0.25, 0.25)
 GROUP = 10
 SECONDS_PER_POINT = 0.12
@@ -128,7 +128,7 @@ def _bench(case: CaseClass, profile: DeviceProfile, rng: np.random.Generator) ->
     columns = OpColumns(found[0].kind, found[0].dtype, tuple(found))
     fast = np.flatnonzero(roofline_seconds(columns, profile) <= MAX_CALL_S)[:NUM_CANDIDATES]
     ops = OpColumns(columns.kind, columns.dtype, tuple(found[i] for i in fast))
-    num_held_out = int(np.ceil(case.num_points * HELD_OUT_SHARE))
+    num_held_out = max(MIN_HELD_OUT, int(np.ceil(case.num_points * HELD_OUT_SHARE)))
     return Bench(
         case,
         [small[i] for i in fast],
