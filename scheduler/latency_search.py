@@ -21,10 +21,10 @@ from scheduler.tasks import Tasks, hold, within_memory
 
 MOVES_PER_TASK = 3000
 MOST_MOVES = 1_000_000
-ROUNDS = 3
-"""Coolings, each from the best schedule so far."""
-HOTTEST, COLDEST = 0.01, 0.0003
-"""First and last temperature, as a share of the makespan."""
+HEATS = (0.1, 0.03, 0.01)
+"""First temperature of each cooling, as a share of the makespan; each starts from the best."""
+COOLING = 1 / 30
+"""Last temperature of a cooling as a share of its first."""
 LONGEST_CHAIN = 12
 """Tasks along a path that one move takes to another device."""
 TASKS_PER_CALL = 1_500_000
@@ -342,14 +342,14 @@ def search_schedule(
     device, order = min(starts, key=lambda pair: _makespan(tasks, *pair))
     value = _makespan(tasks, device, order)
     tail = tails(tasks)
-    moves = min(MOST_MOVES, MOVES_PER_TASK * n) // ROUNDS
+    moves = min(MOST_MOVES, MOVES_PER_TASK * n) // len(HEATS)
     chunk = min(moves, max(200, TASKS_PER_CALL // n))
     per_round = moves // chunk
-    for call in range(ROUNDS * per_round):
+    for call in range(len(HEATS) * per_round):
         if time.perf_counter() > deadline_s or value <= bound_s * (1 + 1e-9) or value == np.inf:
             break
         hot, cold = (
-            value * HOTTEST * (COLDEST / HOTTEST) ** ((call % per_round + k) / per_round)
+            value * HEATS[call // per_round] * COOLING ** ((call % per_round + k) / per_round)
             for k in (0, 1)
         )
         value = _anneal(tasks, device, order, tail, chunk, hot, cold, seed + call)
