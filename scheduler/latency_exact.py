@@ -4,6 +4,8 @@ Source: optional intervals on unrelated machines with transfers as intervals on 
 Perron, Didier, "CP-SAT", OR-Tools, https://developers.google.com/optimization.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from ortools.sat.python import cp_model
 
@@ -77,7 +79,15 @@ def exact_schedule(
     return np.array(found), np.array([float(solver.value(s)) for s in start]), bound_s
 
 
-def _carry(model, tasks, key, on, times, busy, whole):  # type: ignore[no-untyped-def]
+def _carry(
+    model: cp_model.CpModel,
+    tasks: Tasks,
+    key: tuple[int, int, int],
+    on: list[list[cp_model.IntVar]],
+    times: tuple[list[cp_model.IntVar], list[cp_model.IntVar]],
+    busy: dict[int, list[cp_model.IntervalVar]],
+    whole: Callable[[float], int],
+) -> None:
     """A tensor's transfer from p to q: after its producer, before its readers on q."""
     t, p, q = key
     start, end = times
