@@ -1,5 +1,7 @@
 """Training and generation: graphs, FLOPs and memory by closed formulas."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import make_cluster
@@ -11,6 +13,7 @@ from executor.export import export
 from executor.generation import capture_generation
 from executor.sources import Model, build_model
 from executor.training import Optimizer, capture_training
+from executor.zoo import llama as zoo_llama
 from executor.zoo.llama import Llama, Shape
 from executor.zoo.mixtral import Experts
 from scheduler.costs import cost_table
@@ -179,9 +182,11 @@ def test_the_cache_has_a_key_and_a_value_for_each_layer_head_and_token(gpt2):
     assert gpt2.kv_bytes == 2 * layers * heads * depth * (24 + 8) * batch * 4
 
 
-def test_grouped_heads_keep_a_smaller_cache():
+def test_grouped_heads_keep_a_smaller_cache(monkeypatch):
+    """Llama-3-8B with 2 of its 32 like layers."""
+    monkeypatch.setattr(zoo_llama, "LLAMA_3_8B", replace(zoo_llama.LLAMA_3_8B, layers=2))
     made = capture_generation("zoo:llama-3-8b", 1, "bfloat16", prompt_tokens=6, new_tokens=4)
-    layers, kv_heads, depth = 32, 8, 128
+    layers, kv_heads, depth = 2, 8, 128
     assert made.kv_bytes == 2 * layers * kv_heads * depth * 10 * 2
 
 
