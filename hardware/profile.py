@@ -1,11 +1,11 @@
 """Device profiles: what one kind of device can do."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from hardware.documents import STRICT
+from hardware.documents import STRICT, nearest
 from hardware.efficiency import EfficiencyModel, LinearModel
 from hardware.provenance import ERROR_BAND, Level, Provenance
 
@@ -16,6 +16,16 @@ DeviceKind = Literal["gpu", "tpu", "cpu", "fpga", "npu"]
 OPTIONAL_FIGURES = (
     *("power_w", "num_compute_units", "cache_bytes", "clock_hz"),
     *("process_nm", "issue_share"),
+)
+
+
+DTYPES = (
+    *("float64", "float32", "tfloat32", "bfloat16", "float16", "float8", "float4"),
+    *("int8", "int4"),
+)
+OP_CLASSES = (
+    *("matmul", "conv", "attention", "elementwise", "norm", "softmax"),
+    *("pool", "embedding", "reduce", "copy", "other", "default"),
 )
 
 
@@ -78,10 +88,18 @@ class DeviceProfile:
                 f"device '{self.name}': launch_overhead_s must not be negative, "
                 f"got {self.launch_overhead_s}"
             )
+        self._check_names("peak_flops_per_s", self.peak_flops_per_s, DTYPES)
+        self._check_names("efficiency", self.efficiency, OP_CLASSES)
         known = {field.name for field in fields(self)}
         for key in self.sources:
             if key.split(".")[0] not in known:
                 raise ValueError(f"device '{self.name}': sources names '{key}', which is no figure")
+
+    def _check_names(self, key: str, found: Iterable[str], known: tuple[str, ...]) -> None:
+        for name in found:
+            if name not in known:
+                hint = nearest(name, list(known))
+                raise ValueError(f"device '{self.name}': {key} names '{name}'{hint}")
 
     @property
     def figures(self) -> dict[str, float]:

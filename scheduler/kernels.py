@@ -192,7 +192,8 @@ def spread_out(at: Array, values: Array, to: Array) -> Array:
     distance, near = KDTree(at).query(to, k=min(NEIGHBOURS, len(at)))
     weight = 1 / (distance**2 + SOFT) ** 2
     weight /= weight.sum(axis=1, keepdims=True)
-    return np.einsum("ij,ij...->i...", weight, values[near])
+    mean: Array = np.einsum("ij,ij...->i...", weight, values[near])
+    return mean
 
 
 @lru_cache(maxsize=64)

@@ -298,6 +298,7 @@ def test_a_file_may_hold_several_devices_or_one_without_a_name(tmp_path):
         ("1.0e+10", "-5", "device 'card': memory_bytes_per_s must be positive, got -5"),
         ("1.0e+12", "0", "device 'card': peak_flops_per_s.float32 must be positive, got 0"),
         ("{float32: 1.0e+12}", "{}", "device 'card': peak_flops_per_s lists no dtype"),
+        ("{float32: 1.0e+12}", "{floot32: 1.0e+12}", "names 'floot32'; did you mean 'float32'?"),
         ("memory_bytes:", "memory_byte:", "unknown key 'memory_byte'; did you mean 'memory_bytes'"),
         ("fpga", "abacus", "kind"),
         ("mine}", "mine}\nsources: {weight: x}", "sources names 'weight', which is no figure"),
