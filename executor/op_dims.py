@@ -23,6 +23,7 @@ from executor.einsum import einsum_dims
 from executor.op_call import OpCall
 
 Dims = Mapping[str, int]
+RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 ALONG_AXIS = {"topk", "sort", "argsort", "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"}
 
 
@@ -34,6 +35,8 @@ def matmul_dims(call: OpCall) -> Dims:
     left, right = call.tensors[1:3] if with_bias_first else call.tensors[:2]
     if "grouped_mm" in call.name:
         return _grouped(left, right, call.tensors[2])
+    if call.name in RECURRENT:
+        return _recurrent(call)
     k, n = left.shape[-1], right.shape[-1] if right.ndim > 1 else 1
     if call.name == "linear":
         n = right.shape[0] if right.ndim > 1 else 1
@@ -41,6 +44,14 @@ def matmul_dims(call: OpCall) -> Dims:
         return {"batch": 1, "m": left.numel() // max(k, 1), "n": n, "k": k}
     batch = prod(np.broadcast_shapes(left.shape[:-2], right.shape[:-2]))
     return {"batch": batch, "m": left.shape[-2] if left.ndim > 1 else 1, "n": n, "k": k}
+
+
+def _recurrent(call: OpCall) -> Dims:
+    """Every weight matrix of every layer and direction, once a step of the sequence."""
+    matrices = [t for t in call.args["params"] if t.ndim == 2]
+    n = matrices[0].shape[0]
+    k = sum(t.numel() for t in matrices) // n
+    return {"batch": 1, "m": call.input.numel() // call.input.shape[-1], "n": n, "k": k}
 
 
 def _grouped(left: Tensor, right: Tensor, ends: Tensor) -> Dims:

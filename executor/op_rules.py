@@ -123,7 +123,7 @@ _GROUPS: list[tuple[str, Flops, str]] = [
         _matmul,
         "linear matmul mm bmm addmm baddbmm addbmm _addmm_activation mv addmv dot vdot inner "
         "einsum _int_mm _scaled_mm _grouped_mm _scaled_grouped_mm transformers.grouped_mm_fallback "
-        "transformers.grouped_mm_fallback_backward apportion.grouped_mm",
+        "transformers.grouped_mm_fallback_backward apportion.grouped_mm lstm gru rnn_tanh rnn_relu",
     ),
     (
         "conv",

@@ -2,11 +2,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import fx
+from torch import fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import executor.zoo.ops  # noqa: F401
+from executor.capture import to_graph
+from executor.export import export
 from executor.op_rules import RULES, estimate
+from executor.sources import Model
 
 aten = torch.ops.aten
 few = settings(max_examples=25, deadline=None)
@@ -251,3 +254,14 @@ def test_an_unknown_operator_is_other_and_uncosted():
 
 def test_every_rule_names_an_operator_that_exists():
     assert [name for name in RULES if "." not in name and not hasattr(aten, name)] == []
+
+
+@pytest.mark.parametrize(("layer", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+def test_recurrent_layers_cost_their_products(layer, gates):
+    module = layer(8, 16, num_layers=2, bidirectional=True, batch_first=True).eval()
+    with torch.device("meta"):
+        inputs = (torch.randn(3, 5, 8),)
+    graph = to_graph(export(Model("rnn", module.to("meta"), inputs)), "rnn", 3)
+    weights = 2 * gates * 16 * ((8 + 16) + (32 + 16))
+    assert graph.flops_by_kind()["matmul"] == 2 * 3 * 5 * weights
+    assert graph.uncosted_ops == []
