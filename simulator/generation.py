@@ -1,5 +1,6 @@
 """What a plan of a decode step means for generation: first token, further tokens, all of them."""
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
 
 from hardware.documents import STRICT
@@ -8,6 +9,7 @@ from scheduler.generation import Generation, prefill_placement
 from scheduler.memory import check_memory, memory_needs
 from scheduler.plan import Plan, cut_stages
 from scheduler.problem import Problem
+from scheduler.report import Report
 from scheduler.timeline import makespan, stage_timeline
 
 
@@ -21,6 +23,7 @@ class GenerationReport:
         tpot_s: each further token: the decode step at the middle of the answer.
         seconds: ttft_s + (new_tokens - 1) * tpot_s.
         tokens_per_s: of the whole batch, over those seconds.
+        ttft_band_s, tpot_band_s, band_s: their 90 % intervals; the last as if both erred together.
     """
 
     __pydantic_config__ = STRICT
@@ -33,12 +36,15 @@ class GenerationReport:
     tpot_s: float
     seconds: float
     tokens_per_s: float
+    ttft_band_s: tuple[float, float]
+    tpot_band_s: tuple[float, float]
+    band_s: tuple[float, float]
 
 
 def predict_generation(
-    problem: Problem, plan: Plan, generation: Generation, tpot_s: float
+    problem: Problem, plan: Plan, generation: Generation, decode: Report
 ) -> GenerationReport:
-    """Predict a generation whose decode step takes `tpot_s` by a plan; weights stay in place.
+    """Predict a generation from its decode step as a plan runs it; weights stay in place.
 
     Raises:
         InfeasibleError: the prefill does not fit beside the cache, or lacks a link.
@@ -57,15 +63,27 @@ def predict_generation(
     needs = memory_needs(prefill, placement, stages, 1)
     held = {device: need.state_bytes for device, need in plan.memory.items()}
     check_memory({d: replace(n, state_bytes=held.get(d, 0.0)) for d, n in needs.items()})
-    ttft_s = makespan(stage_timeline(prefill, stages))
+    ttft_s, tpot_s = makespan(stage_timeline(prefill, stages)), decode.latency_s.p50
+    placed: dict[str, list[int]] = defaultdict(list)
+    for row, op in enumerate(prefill.graph.ops):
+        placed[placement[op.name]].append(row)
+    low, high = prefill.costs.band(placed)
+    ttft_band_s = (ttft_s * low, ttft_s * high)
     seconds = generation.seconds(ttft_s, tpot_s)
+    soonest_s, latest_s = (
+        generation.seconds(first_s, next_s)
+        for first_s, next_s in zip(ttft_band_s, decode.latency_band_s, strict=True)
+    )
     return GenerationReport(
-        generation.prompt_tokens,
-        generation.new_tokens,
-        generation.context,
-        generation.kv_bytes,
-        ttft_s,
-        tpot_s,
-        seconds,
-        generation.new_tokens * generation.decode.samples / seconds,
+        prompt_tokens=generation.prompt_tokens,
+        new_tokens=generation.new_tokens,
+        context=generation.context,
+        kv_bytes=generation.kv_bytes,
+        ttft_s=ttft_s,
+        tpot_s=tpot_s,
+        seconds=seconds,
+        tokens_per_s=generation.new_tokens * generation.decode.samples / seconds,
+        ttft_band_s=ttft_band_s,
+        tpot_band_s=decode.latency_band_s,
+        band_s=(soonest_s, latest_s),
     )

@@ -176,8 +176,10 @@ def simulate(arguments: argparse.Namespace) -> int:
         if scenario.traffic:
             terminal.show_serving(document["serving"], scenario.traffic.rate)
         if cost:
+            sold = "tokens" if document["generation"] else "inferences"
+            sold = "samples" if document["mode"] == "training" else sold
             terminal.out.print(
-                f"{format_usd(cost.usd_per_hour)}/h, {format_usd(cost.usd_per_1k)} per 1,000"
+                f"{format_usd(cost.usd_per_hour)}/h, {format_usd(cost.usd_per_1k)} per 1,000 {sold}"
             )
     return DONE
 

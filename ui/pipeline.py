@@ -303,13 +303,15 @@ def plan(
 
 
 def predict(prepared: Prepared, chosen: Plan, steps: Steps) -> tuple[Report, Cost | None]:
-    """Replay a plan in simulation and price it."""
+    """Replay a plan in simulation and price it; a generation by its tokens, prefill included."""
     with steps("Simulating"):
         report = replay(prepared.problem, chosen)
+        answer = generation_report(prepared, chosen, report)
     usd_per_hour, provenance = rent(prepared.scenario)
     cost = None
     if usd_per_hour is not None:
-        cost = bill(usd_per_hour, report.throughput_per_s, provenance)
+        per_s = answer.tokens_per_s if answer else report.throughput_per_s
+        cost = bill(usd_per_hour, per_s, provenance)
     return report, cost
 
 
@@ -326,7 +328,7 @@ def generation_report(
     found = captured(prepared.scenario.model)
     if not isinstance(found, Generation):
         return None
-    return predict_generation(prepared.problem, chosen, found, predicted.latency_s.p50)
+    return predict_generation(prepared.problem, chosen, found, predicted)
 
 
 def elsewhere(

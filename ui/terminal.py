@@ -1,7 +1,7 @@
 """What a person reads in the terminal: progress on standard error, tables on standard output."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -89,13 +89,13 @@ def show_generation(report: Mapping[str, Any]) -> None:
     """A generation as predicted: time to the first token, per further token, and in all."""
     count = f"{report['prompt_tokens']} prompt and {report['new_tokens']} new tokens"
     rows = [
-        ["time to first token", format_seconds(report["ttft_s"])],
-        ["time per output token", format_seconds(report["tpot_s"])],
-        ["whole answer", format_seconds(report["seconds"])],
-        ["tokens/s of the batch", f"{report['tokens_per_s']:.4g}"],
-        ["cache of keys and values", format_bytes(report["kv_bytes"])],
+        ["time to first token", format_seconds(report["ttft_s"]), _band(report["ttft_band_s"])],
+        ["time per output token", format_seconds(report["tpot_s"]), _band(report["tpot_band_s"])],
+        ["whole answer", format_seconds(report["seconds"]), _band(report["band_s"])],
+        ["tokens/s of the batch", f"{report['tokens_per_s']:.4g}", ""],
+        ["cache of keys and values", format_bytes(report["kv_bytes"]), ""],
     ]
-    table(f"Generation of {count}", ["", "predicted"], rows)
+    table(f"Generation of {count}", ["", "predicted", "90 % interval"], rows)
 
 
 def objective_value(plan: Plan) -> str:
@@ -136,13 +136,21 @@ def show_memory(plan: Plan) -> None:
     table("Memory", ["device", "parameters", "activations", "gradients", "states", "limit"], rows)
 
 
+RUN_OF_MODE = {
+    "training": ("training step", "samples/s"),
+    "decode": ("decode step", "tokens/s while decoding"),
+}
+"""What one run of a graph is called, and its rate, in the modes that are no inference."""
+
+
 def show_prediction(predicted: Report, prepared: Prepared) -> None:
     """A prediction without a measurement beside it."""
     latency, throughput = predicted.latency_band_s, predicted.throughput_band_per_s
+    what, per_s = RUN_OF_MODE.get(prepared.graph.mode, ("latency of a batch", "throughput (1/s)"))
     rows = [
-        ["latency of a batch", format_seconds(predicted.latency_s.p50), _band(latency)],
+        [what, format_seconds(predicted.latency_s.p50), _band(latency)],
         [
-            "throughput (1/s)",
+            per_s,
             f"{predicted.throughput_per_s:.4g}",
             f"{throughput[0]:.4g} to {throughput[1]:.4g}",
         ],
@@ -155,7 +163,7 @@ def show_prediction(predicted: Report, prepared: Prepared) -> None:
     show_provenance(prepared)
 
 
-def _band(band: tuple[float, float]) -> str:
+def _band(band: Sequence[float]) -> str:
     return f"{format_seconds(band[0])} to {format_seconds(band[1])}"
 
 
@@ -293,11 +301,13 @@ def show_fleets(fleets: list[Fleet], title: str) -> None:
         "times",
     ]
     table(title, columns, rows)
-    low, high = ERROR_BAND["datasheet"]
-    out.print(
-        f"Times of level datasheet: the truth lies between {low:g} and {high:g} times the "
-        "prediction in 9 of 10 cases. Measure before renting a fleet on them.\n"
-    )
+    for level, (low, high) in ERROR_BAND.items():
+        if any(level in fleet.provenance for fleet in fleets):
+            out.print(
+                f"Times of level {level}: the truth lies between {low:g} and {high:g} times the "
+                "prediction in 9 of 10 cases."
+            )
+    out.print("Measure before renting a fleet on predicted times.\n")
 
 
 def show_serving(serving: dict[str, Any], rate: float) -> None:
