@@ -1,4 +1,4 @@
-"""Predicted against measured time of whole models on this machine (issue 3, table 4).
+"""Predicted against measured time of whole models on this machine.
 
 Measured is the plain nn.Module's forward, *eager*; *exported* is the same model as the exported
 module that plans run. Two predictions: *operators*, the sum over its operators, each distinct one

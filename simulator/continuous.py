@@ -425,8 +425,8 @@ def generate(
     """
     if replicas < 1:
         raise ValueError(f"serving: replicas must be at least 1, got {replicas}")
-    nothing = [np.full(len(requests.arrival_s), np.nan) for _ in range(3)]
-    result = _Result(*nothing)
+    unknown = np.full(len(requests.arrival_s), np.nan)
+    result = _Result(unknown, unknown.copy(), unknown.copy())
     env = simpy.Environment()
     servers = [_Replica(limits, times, result) for _ in range(replicas)]
     source = _Source(requests, servers)

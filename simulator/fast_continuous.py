@@ -220,7 +220,7 @@ class _State(NamedTuple):
 
 
 class _Steps(NamedTuple):
-    """The steps decided and not yet computed, a row each: chunks, who gets a first token, who ends."""
+    """Steps decided and not yet computed, a row each: chunks, first tokens, ends."""
 
     sizes: Any
     pasts: Any

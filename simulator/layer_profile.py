@@ -36,13 +36,16 @@ def read_step_times(
     heads = _tables(folder / "per_sequence.csv", "sequences")
     sequences = heads[PER_SEQUENCE[0]][0]
     head_s = np.sum([np.interp(sequences, *heads[name]) for name in PER_SEQUENCE], axis=0)
-    axes, grid = _attention_grid(folder / "attention.csv")
+    (chunk, past, decodes, context), grid = _attention_grid(folder / "attention.csv")
     return StepTimes(
         tokens,
         num_layers * layer_s + once_s,
         sequences,
         head_s,
-        *axes,
+        chunk,
+        past,
+        decodes,
+        context,
         num_layers * grid,
         skew=_skew(folder / "skew.csv"),
         padded_tokens=np.zeros(0) if padded_tokens is None else padded_tokens,

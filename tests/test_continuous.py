@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+
+from simulator.continuous import ContinuousBatching, Generations, generate
+from simulator.fast_continuous import generate_fast
+from simulator.layer_profile import ONCE, PER_LAYER, PER_SEQUENCE, read_step_times
+from simulator.step_times import StepTimes, least_squares_skew
+
+
+def step_times(skew=0.0):
+    """1 ms a token, 10 ms a sequence, and 1 us for every token of context."""
+    chunk, past, decodes, context = (np.array([0.0, 4096.0]) for _ in range(4))
+    grid = np.zeros((2, 2, 2, 2))
+    grid[:, :, 1, 1] = 4096 * 4096 * 1e-6
+    line = np.array([0.0, 4096.0])
+    return StepTimes(
+        line, line * 1e-3, line, line * 1e-2, chunk, past, decodes, context, grid, skew
+    )
+
+
+def traffic(num, rate, seed=0):
+    rng = np.random.default_rng(seed)
+    return Generations(
+        np.cumsum(rng.exponential(1 / rate, num)),
+        rng.integers(1, 60, num),
+        rng.integers(1, 40, num),
+    )
+
+
+def one(prompt, output):
+    return Generations(np.array([2.0]), np.array([prompt]), np.array([output]))
+
+
+def test_one_request_takes_its_prompt_then_a_step_a_token():
+    got = generate(one(100, 3), ContinuousBatching(num_blocks=64), step_times())
+    first_s = 100e-3 + 10e-3
+    assert got.first_token_s[0] == pytest.approx(2.0 + first_s)
+    decoded_s = 2 * 11e-3 + (101 + 102) * 1e-6
+    assert got.last_token_s[0] == pytest.approx(2.0 + first_s + decoded_s)
+    assert got.steps == 3
+
+
+def test_a_prompt_longer_than_the_budget_comes_in_chunks():
+    limits = ContinuousBatching(num_blocks=64, token_budget=40, max_sequences=8)
+    assert generate(one(100, 1), limits, step_times()).steps == 3
+
+
+def test_a_request_that_no_replica_can_hold_is_not_served():
+    got = generate(one(100, 100), ContinuousBatching(num_blocks=3), step_times())
+    assert np.isnan(got.last_token_s[0])
+
+
+@pytest.mark.parametrize("caching", [True, False])
+def test_sequences_without_a_block_are_preempted_and_finish_later(caching):
+    requests = traffic(60, 50.0)
+    scarce = ContinuousBatching(num_blocks=20, block_tokens=8, prefix_caching=caching)
+    got = generate(requests, scarce, step_times())
+    ample = generate(requests, ContinuousBatching(num_blocks=4000, block_tokens=8), step_times())
+    assert got.preemptions > 0
+    assert ample.preemptions == 0
+    assert np.isfinite(got.last_token_s).all()
+    assert got.last_token_s.max() > ample.last_token_s.max()
+    assert (got.first_token_s > requests.arrival_s).all()
+    assert (got.last_token_s >= got.first_token_s).all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_compiled_engine_gives_the_same_times_to_the_last_bit(seed):
+    rng = np.random.default_rng(seed)
+    limits = ContinuousBatching(
+        num_blocks=int(rng.integers(15, 60)),
+        token_budget=int(rng.integers(16, 80)),
+        max_sequences=int(rng.integers(1, 16)),
+        block_tokens=int(rng.integers(1, 17)),
+        prefix_caching=bool(seed % 2),
+        steps_ahead=seed // 2 % 2,
+    )
+    requests, times = traffic(80, 20.0, seed), step_times(skew=0.1 * (seed % 3))
+    for replicas in (1, 2):
+        slow = generate(requests, limits, times, replicas)
+        fast = generate_fast(requests, limits, times, replicas)
+        for name in ("scheduled_s", "first_token_s", "last_token_s"):
+            np.testing.assert_array_equal(getattr(slow, name), getattr(fast, name))
+        assert (slow.preemptions, slow.steps) == (fast.preemptions, fast.steps)
+
+
+def test_a_layer_profile_is_read_and_sums_its_layers(tmp_path):
+    (tmp_path / "dense.csv").write_text(
+        "layer,tokens,time_us\n"
+        + "".join(f"{name},{n},{n}\n" for name in {*PER_LAYER, *ONCE} for n in (1, 2))
+    )
+    (tmp_path / "per_sequence.csv").write_text(
+        "layer,sequences,time_us\n"
+        + "".join(f"{name},{n},5\n" for name in PER_SEQUENCE for n in (1, 2))
+    )
+    (tmp_path / "attention.csv").write_text(
+        "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us\n"
+        + "".join(
+            f"{c},{p},{n},{k},{c + n * k}\n"
+            for c in (0, 16) for p in (0, 16) for n in (0, 1, 2) for k in (0, 16)
+        )
+    )  # fmt: skip
+    times = read_step_times(tmp_path, num_layers=3)
+    decode_us = (3 * 8 + 2) + 2 * 5 + 3 * 16
+    assert times.step([], 1, 16, 16) == pytest.approx(decode_us * 1e-6)
+    with pytest.raises(ValueError, match=r"dense\.csv: no such file"):
+        read_step_times(tmp_path / "nowhere", 3)
+
+
+def test_limits_that_let_nothing_run_are_refused():
+    with pytest.raises(ValueError, match="num_blocks must be at least 1, got 0"):
+        ContinuousBatching(num_blocks=0)
+    with pytest.raises(ValueError, match="must not exceed token_budget"):
+        ContinuousBatching(num_blocks=1, token_budget=8, max_sequences=9)
+    with pytest.raises(ValueError, match="arrival_s must be finite and in order"):
+        Generations(np.array([1.0, 0.0]), np.array([1, 1]), np.array([1, 1]))
+
+
+def test_skew_by_least_squares():
+    mean, longest = np.array([1.0, 2.0]), np.array([3.0, 4.0])
+    assert least_squares_skew(mean, longest, mean + 0.25 * (longest - mean)) == 0.25
