@@ -63,22 +63,34 @@ def read_onnx(path: Path) -> OnnxFile:
     onnx = onnx_package()
     if not path.is_file():
         raise ValueError(f"onnx:{path}: no such file")
-    try:
-        proto = onnx.load(str(path), load_external_data=False)
-        if not proto.graph.node or not proto.opset_import:
-            raise ValueError("it has no nodes or names no operator set")
-        if proto.functions:
-            proto = onnx.inliner.inline_local_functions(proto)
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+    proto, reason = _parsed(onnx, path)
+    if reason:
         raise ValueError(
             f"onnx:{path}: not an ONNX model: {reason}; export one with torch.onnx.export, "
             "tf2onnx or jax2onnx"
-        ) from None
+        )
     opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
     initializers = {tensor.name: tensor for tensor in proto.graph.initializer}
     missing = {name for name, t in initializers.items() if not _is_there(path, t)}
     return OnnxFile(path, proto, opset, initializers, frozenset(missing))
+
+
+def _parsed(onnx: Any, path: Path) -> tuple[Any, str]:
+    """The model of a file with its functions inlined, and what is wrong with it, if anything."""
+    from google.protobuf.message import DecodeError
+
+    try:
+        proto = onnx.load(str(path), load_external_data=False)
+    except (OSError, DecodeError) as error:
+        return None, " ".join(str(error).split()) or type(error).__name__
+    if not proto.graph.node or not proto.opset_import:
+        return None, "it has no nodes or names no operator set"
+    if not proto.functions:
+        return proto, ""
+    try:
+        return onnx.inliner.inline_local_functions(proto), ""
+    except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
+        return None, " ".join(str(error).split())
 
 
 def _is_there(path: Path, tensor: Any) -> bool:
