@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from simulator.continuous import ContinuousBatching, Generations, generate
+from simulator.continuous import generate
+from simulator.generations import ContinuousBatching, Generations
 from simulator.layer_profile import read_step_times
 
 NUM_LAYERS = 32

@@ -20,82 +20,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import simpy
-from numpy.typing import NDArray
 
-from hardware.documents import STRICT
+from simulator.generations import ContinuousBatching, Generations, GenerationTimes
+from simulator.kv_blocks import Blocks
 from simulator.step_times import Array, Chunk, StepTimes
 
-Counts = NDArray[np.int64]
 Process = Generator[simpy.Event, object, None]
-
-
-@dataclass(frozen=True)
-class ContinuousBatching:
-    """Limits of one replica.
-
-    Attributes:
-        token_budget: tokens that one step computes at most.
-        max_sequences: sequences that run at once at most.
-        num_blocks: pages of KV cache.
-        block_tokens: tokens that a page holds.
-        prefix_caching: a preempted sequence finds its pages again where nobody took them.
-        steps_ahead: steps decided before the one that computes is done, 0 or 1.
-    """
-
-    __pydantic_config__ = STRICT
-    num_blocks: int
-    token_budget: int = 2048
-    max_sequences: int = 256
-    block_tokens: int = 16
-    prefix_caching: bool = True
-    steps_ahead: int = 1
-
-    def __post_init__(self) -> None:
-        """Refuse limits that let nothing run."""
-        for key in ("num_blocks", "token_budget", "max_sequences", "block_tokens"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"serving: {key} must be at least 1, got {getattr(self, key)}")
-        if self.steps_ahead not in (0, 1):
-            raise ValueError(f"serving: steps_ahead must be 0 or 1, got {self.steps_ahead}")
-        if self.max_sequences > self.token_budget:
-            raise ValueError(
-                f"serving: max_sequences ({self.max_sequences}) must not exceed token_budget "
-                f"({self.token_budget}): every running sequence decodes a token in each step"
-            )
-
-
-@dataclass(frozen=True)
-class Generations:
-    """Requests for generation by arrival: (num_requests,) each."""
-
-    arrival_s: Array
-    prompt_tokens: Counts
-    output_tokens: Counts
-
-    def __post_init__(self) -> None:
-        """Refuse arrivals out of order and requests without tokens."""
-        if not len(self.arrival_s) == len(self.prompt_tokens) == len(self.output_tokens):
-            raise ValueError("generations: the three columns must be equally long")
-        if not (np.isfinite(self.arrival_s).all() and (np.diff(self.arrival_s) >= 0).all()):
-            raise ValueError("generations: arrival_s must be finite and in order")
-        for name in ("prompt_tokens", "output_tokens"):
-            if len(self.arrival_s) and getattr(self, name).min() < 1:
-                row = int(getattr(self, name).argmin())
-                raise ValueError(
-                    f"generations: {name} must be at least 1, got {getattr(self, name)[row]} "
-                    f"in row {row}"
-                )
-
-
-@dataclass(frozen=True)
-class GenerationTimes:
-    """What requests met: (num_requests,) each; NaN for a request that no replica can hold."""
-
-    scheduled_s: Array
-    first_token_s: Array
-    last_token_s: Array
-    preemptions: int
-    steps: int
 
 
 @dataclass(slots=True)
@@ -127,60 +57,6 @@ class _Step:
     finished: list[_Sequence]
 
 
-@dataclass(slots=True)
-class _Run:
-    """Free blocks that were released together; those of an owner are its first `count`."""
-
-    owner: int
-    count: int
-
-
-class _Blocks:
-    """Free blocks, the longest free taken first; each run gives up its last block first."""
-
-    def __init__(self, num_blocks: int) -> None:
-        self.free = num_blocks
-        self._runs: deque[_Run] = deque([_Run(-1, num_blocks)])
-        self._cached: dict[int, _Run] = {}
-
-    def take(self, count: int) -> None:
-        self.free -= count
-        while count > 0:
-            run = self._runs[0]
-            taken = min(count, run.count)
-            run.count -= taken
-            count -= taken
-            if run.count == 0:
-                self._runs.popleft()
-                self._cached.pop(run.owner, None)
-
-    def release(self, count: int, owner: int = -1, cached: int = 0) -> None:
-        """Free `count` blocks, of which the first `cached` still hold the owner's tokens."""
-        self.free += count
-        if count > cached:
-            if self._runs and self._runs[-1].owner < 0:
-                self._runs[-1].count += count - cached
-            else:
-                self._runs.append(_Run(-1, count - cached))
-        if cached:
-            run = _Run(owner, cached)
-            self._runs.append(run)
-            self._cached[owner] = run
-
-    def cached(self, owner: int) -> int:
-        run = self._cached.get(owner)
-        return run.count if run else 0
-
-    def reuse(self, owner: int, count: int) -> None:
-        """Take the first `count` blocks that an owner left."""
-        run = self._cached.pop(owner)
-        self.free -= count
-        run.count -= count
-        run.owner = -1
-        if run.count == 0:
-            self._runs.remove(run)
-
-
 class _Replica:
     """One server: its queue, its running sequences in order of admission, and its blocks."""
 
@@ -188,7 +64,7 @@ class _Replica:
         self.limits, self.times, self.result = limits, times, result
         self.waiting: deque[_Sequence] = deque()
         self.running: list[_Sequence] = []
-        self.blocks = _Blocks(limits.num_blocks)
+        self.blocks = Blocks(limits.num_blocks)
         self.prefilling: _Sequence | None = None
         self.number = 0
         self.decodes = self.base_sum = 0

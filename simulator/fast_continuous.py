@@ -5,15 +5,37 @@ block costs the same for one sequence and for a thousand. O(steps + requests + p
 sequences).
 """
 
-from typing import Any, NamedTuple
-
 import numpy as np
 from numba import njit
 
-from simulator.continuous import ContinuousBatching, Generations, GenerationTimes
+from simulator.fast_state import (
+    ADMITTED,
+    ARRIVED,
+    BASE_SUM,
+    CHUNKS,
+    CONTEXT,
+    DECODES,
+    ENDS,
+    FIRSTS,
+    FREE,
+    LONGEST,
+    LOWEST,
+    LOWEST_KNOWN,
+    NOBODY,
+    NUMBER,
+    PREEMPTIONS,
+    PREFILLING,
+    RETURNED,
+    RUNNING,
+    STEP_DECODES,
+    new_state,
+    new_steps,
+    release,
+    take,
+)
+from simulator.fast_step_times import attention, decode_attention, prepare, tables_of
+from simulator.generations import ContinuousBatching, Generations, GenerationTimes
 from simulator.step_times import StepTimes
-
-NOBODY = -1
 
 
 def generate_fast(
@@ -38,7 +60,7 @@ def generate_fast(
             requests.prompt_tokens[mine].astype(np.int64),
             requests.output_tokens[mine].astype(np.int64),
             _numbers(limits),
-            _tables(times),
+            tables_of(times),
             (scheduled_s[mine], first_s[mine], last_s[mine]),
         )
         preemptions += counted[0]
@@ -57,14 +79,6 @@ def _numbers(limits: ContinuousBatching) -> tuple[int, int, int, int, bool, int]
     )
 
 
-def _tables(times: StepTimes) -> tuple[object, ...]:
-    names = ("tokens", "token_s", "sequences", "sequence_s", "chunk", "past", "decodes", "context")
-    arrays = tuple(np.ascontiguousarray(getattr(times, name), np.float64) for name in names)
-    grid = np.ascontiguousarray(times.attention_s, np.float64)
-    padded = np.ascontiguousarray(times.padded_tokens, np.float64)
-    return (*arrays, grid, padded, float(times.skew), float(times.step_s))
-
-
 @njit(cache=True)
 def _wake_times(arrival_s):
     """The clock at which a sleeping replica learns of each arrival: sums of differences."""
@@ -75,219 +89,6 @@ def _wake_times(arrival_s):
             clock_s = clock_s + (arrival_s[i] - clock_s)
         wake_s[i] = clock_s
     return wake_s
-
-
-@njit(cache=True, inline="always")
-def _blend(low, high, share):
-    return low + (high - low) * share
-
-
-@njit(cache=True)
-def _above(axis, value):
-    """Number of points of an ascending axis that are at most `value`."""
-    low, high = 0, len(axis)
-    while low < high:
-        middle = (low + high) // 2
-        if value < axis[middle]:
-            high = middle
-        else:
-            low = middle + 1
-    return low
-
-
-@njit(cache=True)
-def _bracket(axis, value):
-    i = min(_above(axis, value), len(axis) - 1) - 1
-    return i, (value - axis[i]) / (axis[i + 1] - axis[i])
-
-
-@njit(cache=True)
-def _line(axis, table, value):
-    i = min(max(_above(axis, value), 1), len(axis) - 1) - 1
-    share = max(0.0, (value - axis[i]) / (axis[i + 1] - axis[i]))
-    return _blend(table[i], table[i + 1], share)
-
-
-@njit(cache=True)
-def _prepare(tables, budget, max_running):
-    """Work by tokens and by sequences, and decode attention (decodes, context), looked up once."""
-    padded = tables[9]
-    by_tokens, by_sequences = np.empty(budget + 1), np.empty(2 * max_running + 2)
-    for n in range(budget + 1):
-        size = float(n)
-        if len(padded) and size <= padded[-1]:
-            i = _above(padded, size)
-            if not (i and padded[i - 1] == size):
-                size = padded[i]
-        by_tokens[n] = _line(tables[0], tables[1], size)
-    for n in range(len(by_sequences)):
-        by_sequences[n] = _line(tables[2], tables[3], float(n))
-    rows = np.empty((max_running + 1, len(tables[7])))
-    for n in range(max_running + 1):
-        k, w = _bracket(tables[6], float(n))
-        for m in range(len(tables[7])):
-            rows[n, m] = _blend(tables[8][0, 0, k, m], tables[8][0, 0, k + 1, m], w)
-    return by_tokens, by_sequences, rows
-
-
-@njit(cache=True)
-def _plane(tables, i, j, k, m, u, v, w):
-    """The attention grid between two contexts: blended over chunk, past and decodes, at m."""
-    grid = tables[8]
-    few = _blend(
-        _blend(grid[i, j, k, m], grid[i + 1, j, k, m], u),
-        _blend(grid[i, j + 1, k, m], grid[i + 1, j + 1, k, m], u),
-        v,
-    )
-    many = _blend(
-        _blend(grid[i, j, k + 1, m], grid[i + 1, j, k + 1, m], u),
-        _blend(grid[i, j + 1, k + 1, m], grid[i + 1, j + 1, k + 1, m], u),
-        v,
-    )
-    return _blend(few, many, w)
-
-
-@njit(cache=True)
-def _grid(tables, size, past, decodes, context):
-    i, u = _bracket(tables[4], size)
-    j, v = _bracket(tables[5], past)
-    k, w = _bracket(tables[6], decodes)
-    m, x = _bracket(tables[7], context)
-    low = _plane(tables, i, j, k, m, u, v, w)
-    return _blend(low, _plane(tables, i, j, k, m + 1, u, v, w), x)
-
-
-@njit(cache=True, inline="always")
-def _decode_attention(contexts, row, skew, mean, longest):
-    m, x = _bracket(contexts, mean)
-    even_s = _blend(row[m], row[m + 1], x)
-    if skew == 0.0:
-        return even_s
-    m, x = _bracket(contexts, float(longest))
-    return even_s + skew * (_blend(row[m], row[m + 1], x) - even_s)
-
-
-@njit(cache=True)
-def _skewed(tables, size, past, decodes, mean, longest):
-    even_s = _grid(tables, size, past, float(decodes), mean)
-    skew = tables[10]
-    if decodes == 0 or skew == 0.0:
-        return even_s
-    longest_s = _grid(tables, size, past, float(decodes), float(longest))
-    return even_s + skew * (longest_s - even_s)
-
-
-@njit(cache=True)
-def _attention(tables, sizes, pasts, num_chunks, decodes, context, longest):
-    mean = context / decodes if decodes else 0.0
-    size = 0
-    work = 0.0
-    for c in range(num_chunks):
-        size += sizes[c]
-        work += sizes[c] * (0.5 * sizes[c] + pasts[c])
-    past_of_one = work / size - 0.5 * size
-    if past_of_one >= 0:
-        return _skewed(tables, float(size), past_of_one, decodes, mean, longest)
-    alone_s = 0.0
-    for c in range(num_chunks):
-        alone_s += _grid(tables, float(sizes[c]), float(pasts[c]), 0.0, 0.0)
-    if decodes == 0:
-        return alone_s
-    mixed_s = _skewed(tables, float(size), 0.0, decodes, mean, longest)
-    return alone_s + (mixed_s - _grid(tables, float(size), 0.0, 0.0, 0.0))
-
-
-class _State(NamedTuple):
-    """One replica. Arrays (num_requests,) by request; the names are those of `_Replica`."""
-
-    prompt: Any
-    last: Any
-    known: Any
-    computed: Any
-    held: Any
-    base: Any
-    finish: Any
-    decoding: Any
-    following: Any
-    run_of: Any
-    running: Any
-    returned: Any
-    finishing: Any
-    growing: Any
-    run_owner: Any
-    run_count: Any
-    n: Any
-
-
-class _Steps(NamedTuple):
-    """Steps decided and not yet computed, a row each: chunks, first tokens, ends."""
-
-    sizes: Any
-    pasts: Any
-    firsts: Any
-    ends: Any
-    numbers: Any
-
-
-# Positions in _State.n, the counters of a replica.
-RUNNING, RETURNED, ARRIVED, ADMITTED, DECODES, BASE_SUM, PREFILLING = range(7)
-LOWEST, LOWEST_KNOWN, NUMBER, PREEMPTIONS, FREE, RUN_HEAD, RUN_TAIL = range(7, 14)
-# Positions in a row of _Steps.numbers.
-CHUNKS, STEP_DECODES, CONTEXT, LONGEST, FIRSTS, ENDS = range(6)
-
-
-@njit(cache=True, inline="always")
-def _take(q, count):
-    """Take free blocks, the longest free first."""
-    q.n[FREE] -= count
-    while count > 0:
-        at = q.n[RUN_HEAD] % len(q.run_owner)
-        taken = min(count, q.run_count[at])
-        q.run_count[at] -= taken
-        count -= taken
-        if q.run_count[at] == 0:
-            if q.run_owner[at] >= 0:
-                q.run_of[q.run_owner[at]] = NOBODY
-            q.n[RUN_HEAD] += 1
-
-
-@njit(cache=True)
-def _append_run(q, owner, count):
-    if q.n[RUN_TAIL] - q.n[RUN_HEAD] == len(q.run_owner):
-        _close_gaps(q)
-    at = q.n[RUN_TAIL] % len(q.run_owner)
-    q.run_owner[at], q.run_count[at] = owner, count
-    if owner >= 0:
-        q.run_of[owner] = at
-    q.n[RUN_TAIL] += 1
-
-
-@njit(cache=True)
-def _close_gaps(q):
-    head, size, kept = q.n[RUN_HEAD], len(q.run_owner), 0
-    for k in range(head, q.n[RUN_TAIL]):
-        at = k % size
-        if q.run_count[at] > 0:
-            to = (head + kept) % size
-            q.run_owner[to], q.run_count[to] = q.run_owner[at], q.run_count[at]
-            if q.run_owner[to] >= 0:
-                q.run_of[q.run_owner[to]] = to
-            kept += 1
-    q.n[RUN_TAIL] = head + kept
-
-
-@njit(cache=True)
-def _release(q, count, owner, cached):
-    """Free blocks, of which the first `cached` still hold the owner's tokens."""
-    q.n[FREE] += count
-    if count > cached:
-        at = (q.n[RUN_TAIL] - 1) % len(q.run_owner)
-        if q.n[RUN_TAIL] > q.n[RUN_HEAD] and q.run_owner[at] < 0:
-            q.run_count[at] += count - cached
-        else:
-            _append_run(q, NOBODY, count - cached)
-    if cached > 0:
-        _append_run(q, owner, cached)
 
 
 @njit(cache=True)
@@ -316,7 +117,7 @@ def _preempt(q, r, b, caching):
             q.following[w] = q.following[r]
         _leave(q, r, b)
     cached = min(q.computed[r] // len(q.growing), q.held[r]) if caching else 0
-    _release(q, q.held[r], r, cached)
+    release(q, q.held[r], r, cached)
     q.computed[r] = 0
     q.held[r] = 0
     if q.n[PREFILLING] == r:
@@ -344,7 +145,7 @@ def _allocate_in_order(q, b, chunk, caching):
             _preempt(q, last, b, caching)
             if last == r:
                 return
-        _take(q, need)
+        take(q, need)
         if r == q.n[PREFILLING]:
             q.held[r] += need
         k += 1
@@ -394,7 +195,7 @@ def _admit(q, steps, at, left, now_s, num_blocks, scheduled_s):
         q.computed[r] = reused * page
         chunk = min(q.known[r] - q.computed[r], left)
         q.held[r] = -(-(q.computed[r] + chunk) // page)
-        _take(q, q.held[r] - reused)
+        take(q, q.held[r] - reused)
         if np.isnan(scheduled_s[r]):
             scheduled_s[r] = now_s
         _compute(q, steps, at, r, chunk)
@@ -464,7 +265,7 @@ def _schedule(q, steps, at, limits, skewed, now_s, scheduled_s):
         if q.n[PREFILLING] < 0:
             chunk = 0
     elif need > 0:
-        _take(q, need)
+        take(q, need)
         if r >= 0:
             q.held[r] += growth
     decodes = q.n[DECODES]
@@ -508,42 +309,10 @@ def _complete(q, steps, at, now_s, first_s, last_s):
         if q.held[r] > 0:
             _drop(q.running, q.n[RUNNING], r)
             q.n[RUNNING] -= 1
-            _release(q, q.held[r], NOBODY, 0)
+            release(q, q.held[r], NOBODY, 0)
         else:
             _drop(q.returned, q.n[RETURNED], r)
             q.n[RETURNED] -= 1
-
-
-@njit(cache=True)
-def _new_state(prompt, output, limits):
-    _, max_running, num_blocks, page, _, _ = limits
-    num = len(prompt)
-    longest = output.max() if num else 1
-    counters = np.zeros(14, np.int64)
-    counters[PREFILLING] = NOBODY
-    runs = 2 * num_blocks + 4 * max_running + 16
-    q = _State(
-        prompt, prompt + output, prompt.copy(), np.zeros(num, np.int64), np.zeros(num, np.int64),
-        np.zeros(num, np.int64), np.zeros(num, np.int64), np.zeros(num, np.bool_),
-        np.full(num, NOBODY, np.int64), np.full(num, NOBODY, np.int64),
-        np.empty(max_running, np.int64), np.empty(max_running + 1, np.int64),
-        np.full(longest + 2, NOBODY, np.int64), np.zeros(page, np.int64),
-        np.full(runs, NOBODY, np.int64), np.zeros(runs, np.int64), counters,
-    )  # fmt: skip
-    _release(q, num_blocks, NOBODY, 0)
-    return q
-
-
-@njit(cache=True)
-def _new_steps(depth, max_running):
-    width = max_running + 1
-    return _Steps(
-        np.zeros((depth, width), np.int64),
-        np.zeros((depth, width), np.int64),
-        np.zeros((depth, width), np.int64),
-        np.zeros((depth, 2 * width), np.int64),
-        np.zeros((depth, 6), np.int64),
-    )
 
 
 @njit(cache=True, inline="always")
@@ -554,12 +323,12 @@ def _step_s(tables, prepared, steps, at):
     num_tokens, context, longest = decodes, numbers[CONTEXT], numbers[LONGEST]
     if chunks == 0:
         mean = context / decodes
-        attention_s = _decode_attention(tables[7], rows[decodes], tables[10], mean, longest)
+        attention_s = decode_attention(tables[7], rows[decodes], tables[10], mean, longest)
     else:
         for k in range(chunks):
             num_tokens += steps.sizes[at, k]
         sizes, pasts = steps.sizes[at], steps.pasts[at]
-        attention_s = _attention(tables, sizes, pasts, chunks, decodes, context, longest)
+        attention_s = attention(tables, sizes, pasts, chunks, decodes, context, longest)
     return by_tokens[num_tokens] + by_sequences[decodes + chunks] + attention_s + tables[11]
 
 
@@ -568,8 +337,8 @@ def _serve(arrival_s, wake_s, prompt, output, limits, tables, result):
     """One replica from its first arrival to its last token; returns preemptions and steps."""
     scheduled_s, first_s, last_s = result
     depth = limits[5] + 1
-    q, steps = _new_state(prompt, output, limits), _new_steps(depth, limits[1])
-    prepared = _prepare(tables, limits[0], limits[1])
+    q, steps = new_state(prompt, output, limits), new_steps(depth, limits[1])
+    prepared = prepare(tables, limits[0], limits[1])
     num, head, decided, num_steps, now_s = len(arrival_s), 0, 0, 0, 0.0
     while True:
         while q.n[ARRIVED] < num and arrival_s[q.n[ARRIVED]] <= now_s:

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from simulator.continuous import ContinuousBatching, Generations, generate
+from simulator.continuous import generate
 from simulator.fast_continuous import generate_fast
+from simulator.generations import ContinuousBatching, Generations
 from simulator.layer_profile import ONCE, PER_LAYER, PER_SEQUENCE, read_step_times
 from simulator.step_times import StepTimes, least_squares_skew
 
