@@ -129,4 +129,7 @@ def solve(
         reasons = f"{binding}; {reasons}" if binding else reasons
         raise InfeasibleError(f"no plan for '{problem.graph.name}': {reasons}")
     plans.sort(key=lambda plan: (plan.value, len(plan.devices)))
-    return Solution(plans[0], tuple(plans), refusals)
+    best: dict[str, Plan] = {}
+    for plan in plans:
+        best.setdefault(plan.algorithm, plan)
+    return Solution(plans[0], tuple(best.values()), refusals)

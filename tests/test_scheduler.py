@@ -283,3 +283,9 @@ def test_cost_is_rent_over_throughput():
         make_chain(1), [[2.0]], make_cluster("a"), objective="cost", usd_per_hour=3.6
     )
     assert solve(problem).best.value == pytest.approx(3.6 / 3600 * 2.0 * 1000)
+
+
+def test_every_algorithm_shows_its_best_plan_once():
+    problem = make_problem(make_chain(6), [[1.0, 1.0]] * 6)
+    names = [plan.algorithm for plan in solve(problem, time_limit_s=0.5).plans]
+    assert len(names) == len(set(names))
