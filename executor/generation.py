@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from executor.capture import to_graph
 from executor.export import export
 from executor.sources import Model, build_from
-from executor.zoo import DECODERS
+from executor.zoo import DECODERS, check_positions
 from hardware.documents import nearest
 from scheduler.generation import Generation
 from scheduler.graph import DTYPE_BYTES, Graph, Op
@@ -29,6 +29,7 @@ def capture_generation(
         if count < 1:
             raise ValueError(f"model.{key} must be at least 1, got {count}")
     decoder = find_decoder(source)
+    check_positions(source, prompt_tokens + new_tokens)
     past = prompt_tokens + new_tokens // 2
     prefill, _ = _step(source, decoder, (batch, prompt_tokens, 0), dtype)
     decode, cache = _step(source, decoder, (batch, 1, past), dtype)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from executor.zoo import TAKES_TOKENS, ZOO
+from executor.zoo import TAKES_TOKENS, ZOO, check_positions
 from hardware.documents import nearest
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -97,6 +97,7 @@ def _token_argument(
     named_tokens = scheme != "zoo" and "tokens" in inspect.signature(factory).parameters
     if not named_tokens and name not in TAKES_TOKENS:
         raise ValueError(f"{source}: its factory takes no tokens; leave model.tokens out")
+    check_positions(source, tokens)
     return (tokens,)
 
 

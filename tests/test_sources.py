@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from executor.capture import capture
+from executor.generation import capture_generation
 from executor.sources import build_model
 from executor.training import Optimizer, capture_training
 from ui.scenario import ModelSpec
@@ -239,3 +240,10 @@ def test_an_operator_with_a_shape_rule_is_captured_and_listed_as_uncosted(factor
     (name,) = graph.uncosted_ops
     op = graph.by_name[name]
     assert (op.flops, op.bytes_read, op.bytes_written) == (0, 16, 16)
+
+
+def test_more_tokens_than_a_model_has_positions_are_refused():
+    with pytest.raises(ValueError, match="zoo:gpt2 has 1,024 positions, got 5,000 tokens"):
+        build_model("zoo:gpt2", 1, "float32", "meta", tokens=5000)
+    with pytest.raises(ValueError, match="zoo:gpt2 has 1,024 positions, got 1,100 tokens"):
+        capture_generation("zoo:gpt2", 1, "float32", prompt_tokens=1000, new_tokens=100)

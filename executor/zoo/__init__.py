@@ -44,6 +44,23 @@ TAKES_TOKENS = frozenset(
     ["bert-base", "gpt2", "llama-3-8b", "llama-3-70b", "mixtral-8x7b", "whisper-small"]
 )
 
+POSITIONS = {"bert-base": 512, "gpt2": 1024, "whisper-small": 448}
+"""Tokens that a model has positions for at most, where positions are learnt, not computed."""
+
+
+def check_positions(source: str, tokens: int) -> None:
+    """Refuse more tokens than a zoo model has positions for.
+
+    Raises:
+        ValueError: naming the model, its positions and the tokens.
+    """
+    scheme, _, name = source.partition(":")
+    if scheme == "zoo" and tokens > POSITIONS.get(name, tokens):
+        raise ValueError(
+            f"{source} has {POSITIONS[name]:,} positions, got {tokens:,} tokens; ask for fewer"
+        )
+
+
 DECODERS: Mapping[str, Factory] = {
     "gpt2": _later("gpt2", "gpt2_decoder"),
     "llama-3-8b": _later("llama", "llama_3_8b_decoder"),
