@@ -183,7 +183,7 @@ def find_factory(source: str) -> tuple[str, Callable[..., Any]]:
 
         return hugging_face(Path(rest))
     if scheme == "onnx" and rest:
-        from executor.onnx_model import onnx_model
+        from executor.onnx.model import onnx_model
 
         return onnx_model(Path(rest))
     if scheme == "graph" and rest:

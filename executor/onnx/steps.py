@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from executor.onnx_ops import RULES
-from executor.onnx_rule import Call
+from executor.onnx.ops import RULES
+from executor.onnx.rule import Call
 
 
 class Ref(NamedTuple):

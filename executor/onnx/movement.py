@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from executor.onnx_rule import Call, Rule, Rules, axes_of
+from executor.onnx.rule import Call, Rule, Rules, axes_of
 
 
 def _reshape(call: Call, x: Tensor, shape: Any = None) -> Tensor:

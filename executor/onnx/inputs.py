@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from executor.onnx_file import OnnxFile, dtype_of
+from executor.onnx.file import OnnxFile, dtype_of
 
 TOKENS = 128
 BATCH = re.compile(r"batch|^n$|^b$|^bs$|^unk|^none$|^\?$", re.IGNORECASE)

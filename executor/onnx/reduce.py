@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from executor.onnx_rule import Call, Rule, Rules, axes_of
+from executor.onnx.rule import Call, Rule, Rules, axes_of
 
 Reduce = Callable[[Tensor, list[int], bool], Tensor]
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from executor.onnx_file import OnnxFile, array_of, as_tensor, dtype_of, read_onnx
-from executor.onnx_inputs import TOKENS, bound_shapes, example_inputs, reads_tokens
-from executor.onnx_steps import run_step
-from executor.onnx_trace import Trace, trace
+from executor.onnx.file import OnnxFile, array_of, as_tensor, dtype_of, read_onnx
+from executor.onnx.inputs import TOKENS, bound_shapes, example_inputs, reads_tokens
+from executor.onnx.steps import run_step
+from executor.onnx.trace import Trace, trace
 
 Built = tuple[nn.Module, tuple[Tensor, ...]]
 

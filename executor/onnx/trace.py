@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from executor.onnx_file import OnnxFile, array_of, as_tensor, attributes, dtype_of, onnx_package
-from executor.onnx_fusion import with_linear_layers
-from executor.onnx_inputs import Shape
-from executor.onnx_ops import RULES
-from executor.onnx_rule import Call, Rule
-from executor.onnx_steps import Ref, Step, run_step
+from executor.onnx.file import OnnxFile, array_of, as_tensor, attributes, dtype_of, onnx_package
+from executor.onnx.fusion import with_linear_layers
+from executor.onnx.inputs import Shape
+from executor.onnx.ops import RULES
+from executor.onnx.rule import Call, Rule
+from executor.onnx.steps import Ref, Step, run_step
 
 Array = np.ndarray[Any, Any]
 CONTROL = {"If", "Loop", "Scan", "SequenceMap"}

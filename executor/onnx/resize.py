@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from executor.onnx_rule import Call, Rule, Rules
+from executor.onnx.rule import Call, Rule, Rules
 
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 

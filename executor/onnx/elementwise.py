@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from executor.onnx_rule import Call, Rule, Rules
+from executor.onnx.rule import Call, Rule, Rules
 
 
 def _plain(function: Callable[..., Any]) -> Rule:

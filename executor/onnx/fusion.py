@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from executor.onnx_steps import Ref, Step
+from executor.onnx.steps import Ref, Step
 
 
 def with_linear_layers(

@@ -1,0 +1,1 @@
+"""Models from ONNX files: their nodes run as torch functions, so they capture and execute."""
