@@ -10,7 +10,7 @@ import pytest
 
 from hardware.errors import InfeasibleError
 from scheduler.graph_file import read_graph
-from ui import cli, exits, files, pipeline, rented
+from ui import cli, exits, files, pipeline, prepare, rented
 from ui.scenario import parse_scenario, read_scenario, vary
 
 ROOT = Path(__file__).parent.parent
@@ -332,4 +332,4 @@ def test_no_plan_is_an_answer_of_the_pipeline():
     from ui.terminal import steps
 
     with pytest.raises(InfeasibleError):
-        pipeline.plan(pipeline.prepare_anywhere(scenario, steps), steps)
+        pipeline.plan(prepare.prepare_anywhere(scenario, steps), steps)

@@ -20,13 +20,13 @@ from scheduler.graph_file import read_graph
 from scheduler.instances import is_instance
 from scheduler.plan import Plan
 from scheduler.precision import unsupported
-from ui import files, pipeline, sizing, terminal
+from ui import files, pipeline, prepare, sizing, terminal
 from ui.calibration import calibrate as calibrate
 from ui.emit import emit
 from ui.exits import DONE, RUN_FAILED
 from ui.inventory import devices as devices
 from ui.inventory import prices as prices
-from ui.pipeline import Prepared
+from ui.prepare import Prepared
 from ui.rented import rent
 from ui.scenario import ModelSpec, Scenario, read_scenario, vary
 from ui.source import capture_document, captured
@@ -101,7 +101,7 @@ def plan(arguments: argparse.Namespace) -> int:
         scenario = read_scenario(arguments.scenario)
         changed = {k: getattr(arguments, k) for k in ("objective", "grain", "algorithm")}
         scenario = replace(scenario, **{k: v for k, v in changed.items() if v})
-        prepared = pipeline.prepare_anywhere(scenario, terminal.steps)
+        prepared = prepare.prepare_anywhere(scenario, terminal.steps)
     else:
         raise ValueError("plan needs a SCENARIO, or --graph FILE with --cluster FILE")
     for note in unsupported(prepared.graph, prepared.problem.cluster):
@@ -135,8 +135,8 @@ def _prepare_files(arguments: argparse.Namespace) -> Prepared:
         name=arguments.graph.stem,
     )
     if graph is None:
-        return pipeline.prepare_anywhere(scenario, terminal.steps)
-    return pipeline.prepare(scenario, graph, 1, read_cluster(arguments.cluster))
+        return prepare.prepare_anywhere(scenario, terminal.steps)
+    return prepare.prepare(scenario, graph, 1, read_cluster(arguments.cluster))
 
 
 def _scenario_and_plan(path: Path) -> tuple[Scenario, Plan | None]:
@@ -163,7 +163,7 @@ def _with_plan(prepared: Prepared, chosen: Plan | None) -> tuple[Prepared, Plan]
 def simulate(arguments: argparse.Namespace) -> int:
     """Scenario or plan to predicted report."""
     scenario, given = _scenario_and_plan(arguments.scenario)
-    prepared, chosen = _with_plan(pipeline.prepare_anywhere(scenario, terminal.steps), given)
+    prepared, chosen = _with_plan(prepare.prepare_anywhere(scenario, terminal.steps), given)
     predicted, cost = pipeline.predict(prepared, chosen, terminal.steps)
     document = files.report_document(prepared, chosen, predicted, cost)
     if scenario.traffic:
@@ -187,10 +187,10 @@ def simulate(arguments: argparse.Namespace) -> int:
 def execute(arguments: argparse.Namespace) -> int:
     """Scenario or plan to measured report."""
     scenario, given = _scenario_and_plan(arguments.scenario)
-    if reason := pipeline.why_not_here(scenario):
+    if reason := prepare.why_not_here(scenario):
         raise ValueError(f"{arguments.scenario}: execute runs on this machine; {reason}")
-    with pipeline.start_workers() as workers:
-        prepared, model = pipeline.prepare_local(scenario, workers, terminal.steps)
+    with prepare.start_workers() as workers:
+        prepared, model = prepare.prepare_local(scenario, workers, terminal.steps)
         prepared, chosen = _with_plan(prepared, given)
         predicted, cost = pipeline.predict(prepared, chosen, terminal.steps)
         measured = pipeline.execute(workers, model, prepared, chosen, terminal.steps)
@@ -232,9 +232,7 @@ def _compare_row(base: Scenario, changes: dict[str, Any]) -> dict[str, Any]:
     scenario = vary(base, changes) if changes else base
     row: dict[str, Any] = {"scenario": base.name, "changes": changes}
     try:
-        prepared = pipeline.plan(
-            pipeline.prepare_anywhere(scenario, terminal.steps), terminal.steps
-        )
+        prepared = pipeline.plan(prepare.prepare_anywhere(scenario, terminal.steps), terminal.steps)
     except InfeasibleError as refusal:
         return {**row, "reason": str(refusal)}
     assert prepared.solution is not None

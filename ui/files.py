@@ -14,7 +14,8 @@ from scheduler.timeline import Span
 from simulator.billing import Cost
 from simulator.capacity import Fleet
 from simulator.whatif import Outcome
-from ui.pipeline import Measured, Prepared, generation_report
+from ui.pipeline import Measured, generation_report
+from ui.prepare import Prepared
 from ui.scenario import Scenario, parse_scenario
 
 _BATCHES = {

@@ -8,7 +8,7 @@ import streamlit as st
 
 from hardware.catalog import load_instances
 from hardware.errors import InfeasibleError
-from ui.pipeline import Tell
+from ui.prepare import Tell
 from ui.scenario import Scenario, parse_scenario
 
 T = TypeVar("T")

@@ -11,9 +11,10 @@ from scheduler.plan import Plan
 from scheduler.report import Report
 from simulator.billing import Cost
 from simulator.whatif import Outcome
-from ui import files, pipeline
+from ui import files, pipeline, prepare
 from ui.page import write_page
-from ui.pipeline import Measured, Prepared, Steps
+from ui.pipeline import Measured
+from ui.prepare import Prepared, Steps
 from ui.scenario import Scenario
 
 
@@ -40,11 +41,11 @@ def run_scenario(
         ValueError: bad input. InfeasibleError: no plan. WorkerError: a run failed. What had been
         computed by then is in the run's folder.
     """
-    if pipeline.why_not_here(scenario):
-        prepared = pipeline.prepare_anywhere(scenario, steps)
+    if prepare.why_not_here(scenario):
+        prepared = prepare.prepare_anywhere(scenario, steps)
         return _predict(prepared, files.new_run_folder(scenario.name, root), steps)
-    with pipeline.start_workers() as workers:
-        prepared, model = pipeline.prepare_local(scenario, workers, steps, recalibrate)
+    with prepare.start_workers() as workers:
+        prepared, model = prepare.prepare_local(scenario, workers, steps, recalibrate)
         result = _predict(prepared, files.new_run_folder(scenario.name, root), steps)
         measured = pipeline.execute(workers, model, result.prepared, result.chosen, steps)
     return _report(
@@ -83,7 +84,7 @@ def _report(
     measured: Measured | None,
 ) -> JobResult:
     """Write report, page and trace; a report that still lacks its measurement says so."""
-    unfinished = measured is None and not pipeline.why_not_here(prepared.scenario)
+    unfinished = measured is None and not prepare.why_not_here(prepared.scenario)
     status = "partial: not executed" if unfinished else "complete"
     document = files.report_document(prepared, chosen, predicted, cost, measured, what_if, status)
     write_json(folder / "report.json", document)

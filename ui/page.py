@@ -12,7 +12,7 @@ from scheduler.plan import Plan
 from scheduler.timeline import Span
 from simulator.whatif import Outcome
 from ui.charts import cost_chart, graph_chart, timeline_chart
-from ui.pipeline import Prepared
+from ui.prepare import Prepared
 
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:960px;margin:2rem auto;padding:0 1rem;color:#222}

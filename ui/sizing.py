@@ -5,7 +5,7 @@ from hardware.errors import InfeasibleError
 from scheduler.graph import Graph
 from simulator.capacity import Candidate, Fleet, size_fleets
 from simulator.whatif import service_times
-from ui.pipeline import Steps, capture_graph, is_local, prepare_anywhere
+from ui.prepare import Steps, capture_graph, is_local, prepare_anywhere
 from ui.scenario import Scenario
 
 

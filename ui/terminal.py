@@ -16,7 +16,8 @@ from scheduler.plan import Plan
 from scheduler.report import Report
 from simulator.capacity import Fleet
 from simulator.whatif import Outcome
-from ui.pipeline import Measured, Prepared, Tell
+from ui.pipeline import Measured
+from ui.prepare import Prepared, Tell
 
 out = Console(highlight=False)
 notes = Console(stderr=True, highlight=False)

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from hardware.units import format_bytes, format_seconds, format_usd
-from ui import charts, files, forms, pipeline, rented
+from ui import charts, files, forms, pipeline, prepare, rented
 from ui.terminal import objective_value
 
 st.title("Plan")
@@ -19,7 +19,7 @@ with st.form("plan"):
 def answer() -> None:
     """Plan, simulate and draw."""
     scenario = forms.make_scenario(model=model, hardware=hardware, objective=objective)
-    prepared = pipeline.plan(pipeline.prepare_anywhere(scenario, forms.steps), forms.steps)
+    prepared = pipeline.plan(prepare.prepare_anywhere(scenario, forms.steps), forms.steps)
     if prepared.solution is None:
         return
     best = prepared.solution.best

@@ -4,7 +4,7 @@ import streamlit as st
 
 from hardware.catalog import common_instances, load_instances
 from hardware.units import format_seconds
-from ui import charts, forms, pipeline, sizing
+from ui import charts, forms, pipeline, prepare, sizing
 
 st.title("What-if")
 st.caption("Which hardware is the cheapest for this traffic, and what would another precision do?")
@@ -28,7 +28,7 @@ def answer() -> None:
         traffic={"rate": rate, "duration_s": 600, "slo": {"p95_s": promise_ms / 1e3}},
     )
     with forms.steps("Capturing the model"):
-        graph, m = pipeline.capture_graph(scenario)
+        graph, m = prepare.capture_graph(scenario)
     outcomes = pipeline.elsewhere(scenario, graph, m, forms.steps, instances)
     st.subheader("Cost and latency at full load")
     st.dataframe(
