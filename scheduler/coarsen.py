@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware.errors import InfeasibleError
-from scheduler.costs import COMMON_SHARE, CostTable
+from scheduler.costs import CostTable
 from scheduler.graph import Graph, Op
 
 Array = NDArray[np.float64]
@@ -115,10 +115,12 @@ def coarsen_costs(costs: CostTable, graph: Graph, coarse: Graph) -> CostTable:
     def summed(table: Array) -> Array:
         return np.asarray(np.add.reduceat(np.where(finite, table, 0.0)[flat], starts, axis=0))
 
-    def joined(half: Array) -> Array:
-        return np.asarray(np.sqrt(share * summed(half) ** 2 + (1 - share) * summed(half**2)))
+    def shared(half: Array) -> Array:
+        return summed(np.sqrt(costs.common) * half)
 
-    share = np.array([COMMON_SHARE[costs.provenance[d].level] for d in costs.devices])
+    def joined(half: Array) -> Array:
+        return np.asarray(np.sqrt(shared(half) ** 2 + summed((1 - costs.common) * half**2)))
+
     can_run = np.logical_and.reduceat(finite[flat], starts, axis=0)
     for op, runs in zip(coarse.ops, can_run, strict=True):
         if not runs.any():
@@ -127,11 +129,13 @@ def coarsen_costs(costs: CostTable, graph: Graph, coarse: Graph) -> CostTable:
                 "plan at a finer grain"
             )
     with np.errstate(invalid="ignore"):
-        below, above = joined(costs.seconds - costs.low_s), joined(costs.high_s - costs.seconds)
+        later = costs.high_s - costs.seconds
+        below, above = joined(costs.seconds - costs.low_s), joined(later)
+        common = np.where(above > 0, (shared(later) / above) ** 2, 1.0)
     seconds = summed(costs.seconds)
     tables = (seconds, np.maximum(seconds - below, 0.0), seconds + above)
     seconds, low_s, high_s = (np.where(can_run, table, np.inf) for table in tables)
-    return replace(costs, seconds=seconds, low_s=low_s, high_s=high_s)
+    return replace(costs, seconds=seconds, low_s=low_s, high_s=high_s, common=common)
 
 
 def _predecessors(graph: Graph) -> Groups:

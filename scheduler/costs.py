@@ -51,6 +51,8 @@ class CostTable:
             cannot run an operator.
         provenance: per device.
         low_s, high_s: the 90 % interval of each; by default that of the provenance's level.
+        common: (num_ops, num_devices) share of the variance of each operator's error that it has in
+            common with the others of its device; by default that of the provenance's level.
         levels: per device, the level of each operator class where it is not the device's own.
         transfers: seconds (num_devices, num_devices), src by dst, of the tensors whose transfer
             times are literal; all others take those of the cluster's links.
@@ -63,6 +65,7 @@ class CostTable:
     provenance: Mapping[str, Provenance]
     low_s: Array = field(default=cast(Array, None))
     high_s: Array = field(default=cast(Array, None))
+    common: Array = field(default=cast(Array, None))
     levels: Mapping[str, Mapping[str, Level]] = field(default_factory=dict)
     transfers: Mapping[str, Array] = field(default_factory=dict)
     ends: Mapping[str, Array] = field(default_factory=dict)
@@ -79,6 +82,9 @@ class CostTable:
             object.__setattr__(self, "low_s", self.seconds * bands[:, 0])
         if self.high_s is None:
             object.__setattr__(self, "high_s", self.seconds * bands[:, 1])
+        if self.common is None:
+            shares = np.array([COMMON_SHARE[self.provenance[d].level] for d in self.devices])
+            object.__setattr__(self, "common", np.broadcast_to(shares, self.seconds.shape))
         if not ((self.low_s <= self.seconds) & (self.seconds <= self.high_s)).all():
             raise ValueError("operator times must lie in their intervals")
 
@@ -99,16 +105,15 @@ class CostTable:
         """Low end, value and high end of the time of several operators on a device (90 %).
 
         Half-widths h of the operators add up as they are in their common part (share c of the
-        variance) and as squares in their own: sqrt(c (sum h)^2 + (1 - c) sum h^2).
+        variance) and as squares in their own: sqrt((sum sqrt(c) h)^2 + sum (1 - c) h^2).
         """
         column = self.devices.index(device)
         chosen = np.isfinite(self.seconds[:, column])
         if rows is not None:
             chosen &= np.isin(np.arange(len(chosen)), rows)
-        seconds, low, high = (
-            table[chosen, column] for table in (self.seconds, self.low_s, self.high_s)
+        seconds, low, high, share = (
+            table[chosen, column] for table in (self.seconds, self.low_s, self.high_s, self.common)
         )
-        share = COMMON_SHARE[self.provenance[device].level]
         total = float(seconds.sum())
         below, above = (_joined(half, share) for half in (seconds - low, high - seconds))
         return max(0.0, total - below), total, total + above
@@ -124,8 +129,9 @@ class CostTable:
         return (float(low / total), float(high / total)) if total > 0 else (1.0, 1.0)
 
 
-def _joined(half: Array, common: float) -> float:
-    return float(np.sqrt(common * half.sum() ** 2 + (1 - common) * (half**2).sum()))
+def _joined(half: Array, common: Array) -> float:
+    shared = float((np.sqrt(common) * half).sum())
+    return float(np.sqrt(shared**2 + ((1 - common) * half**2).sum()))
 
 
 def roofline_seconds(ops: OpColumns, profile: DeviceProfile) -> Array:
@@ -206,13 +212,14 @@ def cost_table(graph: Graph, cluster: Cluster) -> CostTable:
         for key, rows in by_class(graph.ops).items()
     }
     profiles = {id(profile): profile for profile in cluster.devices.values()}
-    low_s, seconds, high_s = (np.empty((len(graph.ops), len(profiles))) for _ in range(3))
+    low_s, seconds, high_s, common = (np.empty((len(graph.ops), len(profiles))) for _ in range(4))
     levels: dict[int, dict[str, Level]] = {key: {} for key in profiles}
     for column, (key, profile) in enumerate(profiles.items()):
         for rows, ops in classes.values():
             low_s[rows, column], seconds[rows, column], high_s[rows, column], level = class_seconds(
                 ops, profile
             )
+            common[rows, column] = COMMON_SHARE[level]
             if level != profile.provenance.level:
                 levels[key][ops.kind] = level
     never = np.isinf(seconds).all(axis=1)
@@ -226,6 +233,7 @@ def cost_table(graph: Graph, cluster: Cluster) -> CostTable:
         {device: profile.provenance for device, profile in cluster.devices.items()},
         low_s[:, columns],
         high_s[:, columns],
+        common[:, columns],
         {device: levels[id(profile)] for device, profile in cluster.devices.items()},
     )
 
@@ -249,5 +257,6 @@ def rescale(measured: CostTable, base: CostTable, varied: CostTable) -> CostTabl
         measured.provenance,
         measured.low_s * ratio,
         measured.high_s * ratio,
+        measured.common,
         measured.levels,
     )

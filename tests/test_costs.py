@@ -83,6 +83,16 @@ def test_own_errors_average_out_in_a_sum_and_common_ones_do_not():
     assert relative("calibrated", 10_000)[0] == pytest.approx(0.2 * 0.5**0.5, rel=0.01)
 
 
+def test_operators_of_another_level_average_out_by_their_own_share():
+    seconds = np.ones((200, 1))
+    common = np.concatenate([np.ones((100, 1)), np.zeros((100, 1))])
+    source = {"a": Provenance("datasheet", "test")}
+    table = CostTable(("a",), seconds, source, 0.8 * seconds, 1.2 * seconds, common)
+    low, total, high = table.sum_s("a")
+    expected = (20**2 + 100 * 0.2**2) ** 0.5
+    assert (total - low, high - total) == pytest.approx((expected, expected))
+
+
 def test_a_sum_over_some_rows_leaves_out_what_a_device_cannot_run():
     seconds = np.array([[1.0], [2.0], [np.inf]])
     table = CostTable(("a",), seconds, {"a": LITERAL})
