@@ -71,6 +71,11 @@ class Precision:
         """Whether it changes anything."""
         return bool(self.weights or self.activations)
 
+    def __str__(self) -> str:
+        """Word it for a person: 'weights int8, activations bfloat16'."""
+        parts = {"weights": self.weights, "activations": self.activations}
+        return ", ".join(f"{key} {name}" for key, name in parts.items() if name)
+
 
 @dataclass(frozen=True)
 class Pruning:
@@ -97,6 +102,10 @@ class Pruning:
         """Refuse ratios that leave nothing."""
         if not (isfinite(self.ratio) and 0 <= self.ratio < 1):
             raise ValueError(f"ratio must be at least 0 and below 1, got {self.ratio}")
+
+    def __str__(self) -> str:
+        """Word it for a person: 'structured pruning of 50 %'; empty where nothing is removed."""
+        return f"{self.kind} pruning of {self.ratio:.0%}" if self.ratio else ""
 
 
 def with_precision(graph: Graph, precision: Precision) -> Graph:

@@ -5,6 +5,7 @@ from hardware.profile import DeviceProfile, Provenance
 from scheduler.costs import cost_table
 from scheduler.graph import Graph, Op, Tensor
 from scheduler.precision import Precision, Pruning, pruned, unsupported, with_precision
+from ui.scenario import ModelSpec
 
 SOURCE = Provenance("datasheet", "test")
 
@@ -135,3 +136,11 @@ def test_formats_change_predicted_times(graph):
         for g in (graph, with_precision(graph, Precision("bfloat16", "bfloat16")))
     )
     assert slow == pytest.approx(4 * fast)
+
+
+def test_a_what_if_is_worded_where_it_is_shown():
+    model = ModelSpec(
+        "zoo:gpt2", precision=Precision(weights="int8"), pruning=Pruning(0.5, "unstructured")
+    )
+    assert str(model) == "zoo:gpt2, batch 1, float32, weights int8, unstructured pruning of 50%"
+    assert str(ModelSpec("zoo:gpt2")) == "zoo:gpt2, batch 1, float32"

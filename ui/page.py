@@ -40,7 +40,10 @@ def write_page(
     page = drawn.to_html(inline=True, embed_options={"actions": False})
     head = f"<title>Apportion: {escape(document['name'])}</title><style>{STYLE}</style>"
     page = _insert(page, head, mark="</head>")
-    write_text(path, _insert(page, _summary(document), mark="<body>", behind=True))
+    write_text(
+        path,
+        _insert(page, _summary(document, str(prepared.scenario.model)), mark="<body>", behind=True),
+    )
 
 
 def _insert(page: str, text: str, mark: str, behind: bool = False) -> str:
@@ -53,11 +56,11 @@ def _span(plain: dict[str, Any]) -> Span:
     return Span(**plain)
 
 
-def _summary(document: dict[str, Any]) -> str:
-    plan, model = document["plan"], document["scenario"]["model"]
+def _summary(document: dict[str, Any], model: str) -> str:
+    plan = document["plan"]
     parts = [
         f"<h1>{escape(document['name'])}</h1>",
-        f"<p>{escape(model['source'])}, batch {model['batch']}, {model['dtype']}; plan "
+        f"<p>{escape(model)}; plan "
         f"<b>{escape(plan['algorithm'])}</b> for {plan['objective']}, at most "
         f"{plan['gap']:.1%} above the optimum; {plan['num_micro_batches']} micro-batches a batch, "
         f"{plan['in_flight']} in flight. Status: {escape(document['status'])}.</p>",

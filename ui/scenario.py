@@ -66,6 +66,12 @@ class ModelSpec:
         """Whether the model differs from the one that its source builds."""
         return self.precision.is_what_if or self.pruning.ratio > 0
 
+    def __str__(self) -> str:
+        """Word it for a person: 'zoo:gpt2, batch 4, float32, training, weights int8'."""
+        mode = "" if self.mode == "inference" else self.mode
+        parts = (self.source, f"batch {self.batch}", self.dtype, mode)
+        return ", ".join(part for part in (*parts, str(self.precision), str(self.pruning)) if part)
+
 
 @dataclass(frozen=True)
 class Network:

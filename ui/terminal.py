@@ -160,7 +160,8 @@ def show_prediction(predicted: Report, prepared: Prepared) -> None:
     rows += [
         [f"bytes {k} per micro-batch", format_bytes(v), ""] for k, v in predicted.link_bytes.items()
     ]
-    table("Prediction", ["", "predicted", "90 % interval"], rows)
+    title = f"Prediction of {prepared.scenario.model}"
+    table(title, ["", "predicted", "90 % interval"], rows)
     show_provenance(prepared)
 
 
