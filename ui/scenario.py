@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from hardware.documents import STRICT, parse, read_raw, to_plain
 from hardware.prices import Market
-from scheduler.coarsen import Grain
+from scheduler.grouping import Grain
 from scheduler.precision import Precision, Pruning
 from scheduler.problem import Objective
 from simulator.serve import Serving, Traffic
