@@ -24,7 +24,8 @@ from executor.alone import Beside, Subject, distinct_recipes, measure_beside
 from executor.calibrate import calibrate_classes, keep, known_profile
 from executor.capture import to_graph
 from executor.devices import LocalDevice, all_cores
-from executor.run import load_model, save_whole
+from executor.loaded import load_model
+from executor.whole import save_whole
 from executor.workers import Workers
 from hardware.cluster import Cluster
 from hardware.profile import DeviceProfile

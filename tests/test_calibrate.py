@@ -7,11 +7,12 @@ import torch
 from executor import cache, calibrate, op_models
 from executor.alone import Subject, distinct_recipes, measure_beside
 from executor.devices import LocalDevice
+from executor.loaded import load_model
 from executor.op_cases import CLASSES
 from executor.op_models import Judged, interval_factor, measure_op_models, widened
 from executor.recipes import Arena, Recipe, calls, dense, describe
-from executor.run import load_model, save_whole
 from executor.timing import Sample, Timing, calmest, time_in_turn, timing, undisturbed
+from executor.whole import save_whole
 from executor.worker import Context
 from executor.workers import Workers
 from hardware.catalog import read_profiles

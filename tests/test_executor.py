@@ -14,17 +14,12 @@ from executor.calibrate import to_link, to_profile
 from executor.capture import capture, to_graph
 from executor.devices import local_devices, machine_key
 from executor.export import export
+from executor.loaded import LoadedModel, load_model, most_micro_batches
 from executor.measure import LINK_SIZES_BYTES, DeviceFigures
-from executor.run import (
-    LoadedModel,
-    execute,
-    load_model,
-    most_micro_batches,
-    op_times,
-    run_whole_in,
-)
+from executor.run import execute
 from executor.sources import Model, build_model
 from executor.split import cut
+from executor.whole import op_times, run_whole_in
 from executor.workers import WorkerError, Workers
 from hardware.cluster import Cluster
 from scheduler.costs import cost_table

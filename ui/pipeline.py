@@ -28,7 +28,8 @@ from ui.scenario import Scenario
 from ui.source import captured
 
 if TYPE_CHECKING:
-    from executor.run import Execution, LoadedModel
+    from executor.loaded import LoadedModel
+    from executor.run import Execution
     from executor.workers import Workers
 
 
@@ -112,7 +113,7 @@ def execute(
         WorkerError: a worker died or failed.
         ValueError: the plan was made for devices that this machine does not have.
     """
-    from executor import run
+    from executor import run, whole
     from executor.devices import all_cores
 
     for device in chosen.devices:
@@ -124,11 +125,11 @@ def execute(
     baselines: dict[str, Report] = {}
     for device in workers.devices:
         with steps(f"Running the unsplit model on {device}") as tell:
-            baselines[device], reference = run.run_whole_in(workers, device, model, batch, tell)
+            baselines[device], reference = whole.run_whole_in(workers, device, model, batch, tell)
     with steps("Running the plan") as tell:
         execution = run.execute(workers, model, chosen, prepared.problem, reference, tell)
     with steps("Running the unsplit model on all cores") as tell:
-        baselines["all cores"], _ = run.run_whole(all_cores(), model, batch, tell)
+        baselines["all cores"], _ = whole.run_whole(all_cores(), model, batch, tell)
     return Measured(execution, baselines)
 
 

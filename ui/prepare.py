@@ -27,7 +27,7 @@ from ui.scenario import ModelSpec, Scenario
 from ui.source import captured
 
 if TYPE_CHECKING:
-    from executor.run import LoadedModel
+    from executor.loaded import LoadedModel
     from executor.workers import Workers
 
 Tell = Callable[[float], None]
@@ -78,7 +78,7 @@ def capture_graph(scenario: Scenario) -> tuple[Graph, int]:
 
 
 def _most_micro_batches(model: ModelSpec) -> int:
-    from executor.run import most_micro_batches
+    from executor.loaded import most_micro_batches
 
     return most_micro_batches(*_model_key(model), tokens=model.tokens)
 
@@ -237,7 +237,8 @@ def prepare_local(
     that the devices work at the same time.
     """
     from executor.cache import cached_choice
-    from executor.run import uncut, whole_is_faster
+    from executor.loaded import uncut
+    from executor.whole import whole_is_faster
 
     with steps("Capturing the model"):
         graph, m = capture_graph(scenario)
@@ -254,7 +255,7 @@ def prepare_local(
 
 def load(scenario: Scenario, num_micro_batches: int, steps: Steps) -> LoadedModel:
     """Build the model with weights."""
-    from executor.run import load_model
+    from executor.loaded import load_model
 
     with steps("Building the model with weights"):
         return load_model(
@@ -266,7 +267,7 @@ def measure_op_times(
     workers: Workers, model: LoadedModel, graph: Graph, steps: Steps, fresh: bool = False
 ) -> CostTable:
     """Operator times measured on this machine's devices, or those measured before."""
-    from executor.run import op_times
+    from executor.whole import op_times
 
     with steps("Measuring the model's operators on every device") as tell:
         return op_times(workers, model, graph, tell, fresh)
