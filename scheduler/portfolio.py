@@ -117,11 +117,11 @@ def solve(
         except InfeasibleError as refusal:
             refusals["latency_search"] = str(refusal)
     if algorithm == "auto" and problem.objective != "latency":
-        placed, how, bound = search(problem, began_s + time_limit_s, bound, tell)
         try:
+            placed, how, bound = search(problem, began_s + time_limit_s, bound, tell)
             plans.append(finish_plan(problem, how, placed, began_s, bound))
         except InfeasibleError as refusal:
-            refusals[how] = str(refusal)
+            refusals["search"] = str(refusal)
         plans = [with_bound(plan, bound) for plan in plans]
     if not plans:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
