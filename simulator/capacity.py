@@ -7,12 +7,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hardware.units import format_seconds
-from simulator.serve import ServiceTimes, Serving, ServingReport, Traffic, serve
+from simulator.arrivals import Traffic, draw
+from simulator.experiment import experiment
+from simulator.serving import Replica, ServiceTimes, Serving
+from simulator.serving_report import ServingReport
 
 Tell = Callable[[float], None]
 MAX_REPLICAS = 10_000
 MAX_REQUESTS = 20_000
-"""Requests simulated per run at most; the duration is shortened to it."""
+"""Requests simulated per fleet at most; the duration is shortened to it."""
+REPLICATIONS = 5
 
 
 @dataclass(frozen=True)
@@ -79,14 +83,18 @@ def size_fleet(candidate: Candidate, traffic: Traffic, serving: Serving) -> Flee
             f"above the promise of {format_seconds(promise_s)}"
         )
         return replace(refused, reason=reason)
-    shorter = replace(traffic, duration_s=min(traffic.duration_s, MAX_REQUESTS / traffic.rate))
+    once = draw(traffic, np.random.default_rng(traffic.seed))
+    runs = 1 if traffic.trace else REPLICATIONS
+    shortest_s = min(once.duration_s, MAX_REQUESTS / runs / once.rate)
+    shorter = replace(traffic, duration_s=shortest_s)
     max_batch = _largest_batch(times, serving.batch.max or times.sizes[-1], promise_s)
     batch = replace(serving.batch, max=max_batch)
-    bound = max(1, math.ceil(traffic.rate / times.capacity_per_s(max_batch)))
+    bound = max(1, math.ceil(once.rate / times.capacity_per_s(max_batch)))
 
     def run(replicas: int) -> ServingReport:
-        fleet = replace(serving, replicas=replicas, batch=batch)
-        return serve(times, shorter, fleet, np.random.default_rng(traffic.seed))
+        rules = replace(serving, batch=batch, replications=runs)
+        fleet = [Replica(candidate.name, times, candidate.usd_per_hour)] * replicas
+        return experiment(fleet, shorter, rules, np.random.default_rng(traffic.seed))
 
     def kept(report: ServingReport) -> bool:
         return report.latency_s is not None and report.latency_s.p95 <= promise_s

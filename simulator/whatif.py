@@ -17,7 +17,7 @@ from scheduler.problem import Problem
 from scheduler.report import Report
 from simulator.billing import Cost, bill
 from simulator.replay import replay
-from simulator.serve import ServiceTimes
+from simulator.serving import ServiceTimes
 
 Tell = Callable[[float], None]
 

@@ -174,7 +174,7 @@ def simulate(arguments: argparse.Namespace) -> int:
         if document["generation"]:
             terminal.show_generation(document["generation"])
         if scenario.traffic:
-            terminal.show_serving(document["serving"], scenario.traffic.rate)
+            terminal.show_serving(document["serving"], str(scenario.traffic))
         if cost:
             sold = "tokens" if document["generation"] else "inferences"
             sold = "samples" if document["mode"] == "training" else sold
@@ -278,9 +278,7 @@ def size(arguments: argparse.Namespace) -> int:
         assert scenario.traffic is not None
         assert scenario.traffic.slo is not None
         promise = format_seconds(scenario.traffic.slo.p95_s)
-        terminal.show_fleets(
-            fleets, f"Fleets for {scenario.traffic.rate:g} requests/s, p95 within {promise}"
-        )
+        terminal.show_fleets(fleets, f"Fleets for {scenario.traffic}, p95 within {promise}")
     if document["fleet"] is None and not any(f.replicas for f in fleets):
         from hardware.errors import InfeasibleError
 

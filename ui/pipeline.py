@@ -18,9 +18,11 @@ from scheduler.plan import Plan
 from scheduler.portfolio import solve
 from scheduler.report import Report
 from simulator.billing import Cost, bill
+from simulator.experiment import experiment
 from simulator.generation import GenerationReport, predict_generation
 from simulator.replay import replay
-from simulator.serve import ServingReport, serve
+from simulator.serving import Replica
+from simulator.serving_report import ServingReport
 from simulator.whatif import Outcome, compare_instances, service_times
 from ui.prepare import Prepared, Steps
 from ui.rented import rent
@@ -149,5 +151,8 @@ def serve_traffic(prepared: Prepared) -> ServingReport:
         raise ValueError("traffic: the scenario has none")
     max_batch = scenario.serving.batch.max or scenario.model.batch
     times = service_times(problem.graph, problem.cluster, max_batch, problem.costs)
+    usd_per_hour, provenance = rent(scenario)
+    replica = Replica("hardware", times, usd_per_hour, provenance)
+    fleet = [replica] * scenario.serving.replicas
     rng = np.random.default_rng(scenario.traffic.seed)
-    return serve(times, scenario.traffic, scenario.serving, rng)
+    return experiment(fleet, scenario.traffic, scenario.serving, rng)

@@ -10,7 +10,8 @@ from hardware.prices import Market
 from scheduler.grouping import Grain
 from scheduler.precision import Precision, Pruning
 from scheduler.problem import Objective
-from simulator.serve import Serving, Traffic
+from simulator.arrivals import Traffic
+from simulator.serving import Serving
 
 
 @dataclass(frozen=True)

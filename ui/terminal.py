@@ -286,7 +286,7 @@ def show_fleets(fleets: list[Fleet], title: str) -> None:
         if f.replicas is None or f.report is None or f.report.latency_s is None:
             rows.append([f.name, "", "", "", "", "", f.reason])
             continue
-        low, high = f.report.p95_interval_s or (0.0, 0.0)
+        low, high = (f.report.latency_interval_s or {}).get("p95", (0.0, 0.0))
         rows.append([
             f.name, str(f.replicas), str(f.lower_bound_replicas),
             "no price" if f.usd_per_hour is None else format_usd(f.usd_per_hour),
@@ -312,27 +312,27 @@ def show_fleets(fleets: list[Fleet], title: str) -> None:
     out.print("Measure before renting a fleet on predicted times.\n")
 
 
-def show_serving(serving: dict[str, Any], rate: float) -> None:
+def show_serving(serving: dict[str, Any], traffic: str) -> None:
     """What requests meet under the scenario's traffic."""
     if serving["latency_s"] is None:
         growth = serving["queue_growth_per_s"]
-        out.print(
-            f"Under {rate:g} requests/s the queue grows by {growth:.3g} requests/s without bound.\n"
-        )
+        out.print(f"Under {traffic} the queue grows by {growth:.3g} requests/s without bound.\n")
         return
-    low, high = serving["p95_interval_s"]
     rows = [
-        [f"latency {q}", format_seconds(serving["latency_s"][q])]
-        for q in ("mean", "p50", "p95", "p99")
+        [
+            f"{name} {q}",
+            format_seconds(serving[f"{name}_s"][q]),
+            _band(serving[f"{name}_interval_s"][q]),
+        ]
+        for name in ("latency", "wait")
+        for q in ("mean", "p50", "p90", "p95", "p99")
     ]
     rows += [
-        ["p95, 95 % of the simulation", _band((low, high))],
-        ["mean wait", format_seconds(serving["wait_s"]["mean"])],
-        ["replicas busy", f"{serving['utilization']:.0%}"],
-        ["mean batch", f"{serving['mean_batch']:.3g}"],
-        ["requests", ", ".join(f"{k} {v}" for k, v in serving["requests"].items())],
+        ["servers busy", f"{serving['utilization']:.0%}", ""],
+        ["mean batch", f"{serving['mean_batch']:.3g}", ""],
+        ["requests", ", ".join(f"{k} {v}" for k, v in serving["requests"].items()), ""],
     ]
-    table(f"Under {rate:g} requests/s (first tenth left out)", ["", "simulated"], rows)
+    table(f"Under {traffic}", ["", "simulated", "95 % interval"], rows)
 
 
 def show_devices(devices: Mapping[str, DeviceProfile], title: str) -> None:
