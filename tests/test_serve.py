@@ -2,9 +2,12 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from simulator.arrivals import Slo, Traffic, draw
 from simulator.experiment import experiment
+from simulator.fast_serve import serve_fast
 from simulator.serve import serve
 from simulator.serving import Batching, Limits, Replica, ServiceTimes, Serving
 
@@ -215,3 +218,58 @@ def test_same_seed_same_report_and_another_seed_another():
 def test_impossible_traffic_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@st.composite
+def servings(draw_from):
+    wait_s = draw_from(st.sampled_from([0.0, 0.25, 0.7]))
+    limits = Limits(
+        draw_from(st.sampled_from([None, 1, 5])),
+        draw_from(st.sampled_from([None, 1.0, 3.5])),
+        draw_from(st.sampled_from([None, 2.0])),
+    )
+    largest = draw_from(st.sampled_from([None, 1, 3]))
+    return Serving(1, Batching(largest, wait_s), draw_from(st.sampled_from(ROUTINGS)), limits)
+
+
+FLEET = st.lists(
+    st.sampled_from(
+        [
+            constant(0.5),
+            constant(1.0, spread="exponential"),
+            constant(1.0, spread="lognormal", cv=2.0),
+            Replica("pipeline", ServiceTimes((1, 4), (1.0, 2.0), (0.5, 1.25))),
+        ]
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    FLEET,
+    servings(),
+    st.sampled_from(["poisson", "deterministic", "gamma"]),
+    st.floats(0.2, 8.0),
+    st.integers(0, 99),
+)
+def test_the_fast_engine_is_simpy_to_the_last_bit(fleet, serving, arrivals, rate, seed):
+    traffic = Traffic(rate, arrivals, 60, cv=2.5 if arrivals == "gamma" else None)
+    slow, fast = (
+        engine(fleet, draw(traffic, rng), serving, rng)
+        for engine in (serve, serve_fast)
+        for rng in [np.random.default_rng(seed)]
+    )
+    for name in ("arrival_s", "start_s", "end_s", "state"):
+        np.testing.assert_array_equal(getattr(slow, name), getattr(fast, name))
+    for name in ("start_s", "busy_s", "server", "size"):
+        np.testing.assert_array_equal(getattr(slow.batches, name), getattr(fast.batches, name))
+    assert slow.requests == fast.requests
+
+
+def test_fast_is_refused_where_servers_come_and_go():
+    with pytest.raises(ValueError, match="engine fast has no servers that come and go"):
+        experiment(
+            [constant(1.0)], Traffic(0.5), Serving(engine="fast"), np.random.default_rng(0), [None]
+        )
