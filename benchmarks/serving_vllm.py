@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from simulator.continuous import generate
-from simulator.generations import ContinuousBatching, Generations
+from simulator.generations import ContinuousBatching, Fleet, Generations, Server
 from simulator.layer_profile import read_step_times
 
 NUM_LAYERS = 32
@@ -70,7 +70,8 @@ def row(data: Path, run: Path) -> dict[str, Any]:
     limits = ContinuousBatching(
         num_blocks, engine["max_num_batched_tokens"], engine["max_num_seqs"]
     )
-    got = generate(Generations(arrival_s, column("input_toks"), output), limits, times)
+    requests = Generations(arrival_s, column("input_toks"), output)
+    got = generate(requests, Fleet((Server(limits, times),)))
 
     def error(predicted: Any, measured: Any) -> float:
         return float(np.mean(np.abs(predicted - measured) / measured) * 100)
@@ -81,7 +82,7 @@ def row(data: Path, run: Path) -> dict[str, Any]:
         "e2e": error(got.last_token_s - arrival_s, last_s - queued_s),
         "tpot": error((got.last_token_s - got.first_token_s) / gaps, (last_s - first_s) / gaps),
         "ttft": error(got.first_token_s - arrival_s, first_s - queued_s),
-        "preempted": got.preemptions,
+        "preempted": int(got.preemptions.sum()),
     }
 
 

@@ -1,135 +1,191 @@
-"""One replica as arrays for compiled code: its sequences, its free blocks, the steps decided."""
+"""A fleet as arrays for compiled code: sequences, queues, free blocks, the steps decided.
+
+Queues and the running are linked lists through `NEXT` and `BEFORE`, so that joining and leaving
+costs the same for one sequence and for a thousand.
+"""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
+from simulator.generations import Fleet, Generations, clock_of, predicted_work_ns
+
 NOBODY = -1
 
-
-class State(NamedTuple):
-    """One replica. Arrays (num_requests,) by request; the names are those of `_Replica`."""
-
-    prompt: Any
-    last: Any
-    known: Any
-    computed: Any
-    held: Any
-    base: Any
-    finish: Any
-    decoding: Any
-    following: Any
-    run_of: Any
-    running: Any
-    returned: Any
-    finishing: Any
-    growing: Any
-    run_owner: Any
-    run_count: Any
-    n: Any
-
-
-class Steps(NamedTuple):
-    """Steps decided and not yet computed, a row each: chunks, first tokens, ends."""
-
-    sizes: Any
-    pasts: Any
-    firsts: Any
-    ends: Any
-    numbers: Any
-
-
-# Positions in State.n, the counters of a replica.
-RUNNING, RETURNED, ARRIVED, ADMITTED, DECODES, BASE_SUM, PREFILLING = range(7)
-LOWEST, LOWEST_KNOWN, NUMBER, PREEMPTIONS, FREE, RUN_HEAD, RUN_TAIL = range(7, 14)
-# Positions in a row of Steps.numbers.
+# Columns of Arrays.sequences.
+PROMPT, LAST, READY, KNOWN, COMPUTED, HELD, BASE, FINISH, DECODING = range(9)
+FOLLOWING, RUN_OF, NEXT, BEFORE, WIDTH = range(9, 14)
+# Columns of Arrays.counters, one row a server.
+FRONT, BACK, WAITING_NOW, RETURNED, RETURNED_NOW, FIRST, LATEST, RUNNING_NOW = range(8)
+DECODES, BASE_SUM, PREFILLING, LOWEST, LOWEST_KNOWN, NUMBER, PREEMPTIONS, FREE = range(8, 16)
+RUN_HEAD, RUN_TAIL, STEP_HEAD, DECIDED, STEPS, SAMPLED, WORK_NS, NUM_COUNTERS = range(16, 24)
+# Columns of Arrays.clocks, one row a server.
+END_S, SINCE_S, BUSY_S = range(3)
+# Columns of Arrays.limits, one row a server.
+BUDGET, MAX_RUNNING, NUM_BLOCKS, PAGE, CACHING, AHEAD, PROMPT_NS, ANSWER_NS = range(8)
+# Columns of Arrays.steps; chunks, first tokens and ends are listed in Arrays.listed.
 CHUNKS, STEP_DECODES, CONTEXT, LONGEST, FIRSTS, ENDS = range(6)
+# Rows of Arrays.listed.
+SIZE_LIST, PAST_LIST, FIRST_LIST, END_LIST = range(4)
 
 
-@njit(cache=True, inline="always")
-def take(q, count):
-    """Take free blocks, the longest free first."""
-    q.n[FREE] -= count
-    while count > 0:
-        at = q.n[RUN_HEAD] % len(q.run_owner)
-        taken = min(count, q.run_count[at])
-        q.run_count[at] -= taken
-        count -= taken
-        if q.run_count[at] == 0:
-            if q.run_owner[at] >= 0:
-                q.run_of[q.run_owner[at]] = NOBODY
-            q.n[RUN_HEAD] += 1
+class Arrays(NamedTuple):
+    """All that a simulation reads and writes.
+
+    Attributes:
+        due_s: (num_requests,) arrivals on the simulation's clock.
+        sequences: (num_requests, WIDTH).
+        limits, counters, clocks: (num_servers, ...).
+        growing: (num_servers, page) decoding sequences that need a block, by step modulo page.
+        finishing: (num_servers, longest) first of those that end with a step, by step modulo.
+        runs: (num_servers, size, 2) free blocks released together: owner and count.
+        steps: (num_servers, 2, 6) steps decided.
+        listed: (num_servers, 2, 4, width) what is in them.
+        met: (3, num_requests) scheduled, first token, last token.
+        server, timed_out: (num_requests,).
+        sample_s, samples: (num_samples,), (num_samples, num_servers, 3).
+    """
+
+    due_s: Any
+    sequences: Any
+    limits: Any
+    counters: Any
+    clocks: Any
+    growing: Any
+    finishing: Any
+    runs: Any
+    steps: Any
+    listed: Any
+    met: Any
+    server: Any
+    timed_out: Any
+    sample_s: Any
+    samples: Any
 
 
-@njit(cache=True)
-def _append_run(q, owner, count):
-    if q.n[RUN_TAIL] - q.n[RUN_HEAD] == len(q.run_owner):
-        _close_gaps(q)
-    at = q.n[RUN_TAIL] % len(q.run_owner)
-    q.run_owner[at], q.run_count[at] = owner, count
-    if owner >= 0:
-        q.run_of[owner] = at
-    q.n[RUN_TAIL] += 1
-
-
-@njit(cache=True)
-def _close_gaps(q):
-    head, size, kept = q.n[RUN_HEAD], len(q.run_owner), 0
-    for k in range(head, q.n[RUN_TAIL]):
-        at = k % size
-        if q.run_count[at] > 0:
-            to = (head + kept) % size
-            q.run_owner[to], q.run_count[to] = q.run_owner[at], q.run_count[at]
-            if q.run_owner[to] >= 0:
-                q.run_of[q.run_owner[to]] = to
-            kept += 1
-    q.n[RUN_TAIL] = head + kept
-
-
-@njit(cache=True)
-def release(q, count, owner, cached):
-    """Free blocks, of which the first `cached` still hold the owner's tokens."""
-    q.n[FREE] += count
-    if count > cached:
-        at = (q.n[RUN_TAIL] - 1) % len(q.run_owner)
-        if q.n[RUN_TAIL] > q.n[RUN_HEAD] and q.run_owner[at] < 0:
-            q.run_count[at] += count - cached
-        else:
-            _append_run(q, NOBODY, count - cached)
-    if cached > 0:
-        _append_run(q, owner, cached)
-
-
-@njit(cache=True)
-def new_state(prompt, output, limits):
-    """A replica before its first request; all blocks free."""
-    _, max_running, num_blocks, page, _, _ = limits
-    num = len(prompt)
-    longest = output.max() if num else 1
-    counters = np.zeros(14, np.int64)
-    counters[PREFILLING] = NOBODY
-    runs = 2 * num_blocks + 4 * max_running + 16
-    q = State(
-        prompt, prompt + output, prompt.copy(), np.zeros(num, np.int64), np.zeros(num, np.int64),
-        np.zeros(num, np.int64), np.zeros(num, np.int64), np.zeros(num, np.bool_),
-        np.full(num, NOBODY, np.int64), np.full(num, NOBODY, np.int64),
-        np.empty(max_running, np.int64), np.empty(max_running + 1, np.int64),
-        np.full(longest + 2, NOBODY, np.int64), np.zeros(page, np.int64),
-        np.full(runs, NOBODY, np.int64), np.zeros(runs, np.int64), counters,
+def new_arrays(requests: Generations, fleet: Fleet, sample_s: Any) -> Arrays:
+    """A fleet before its first request; all blocks free."""
+    num, size = len(requests.arrival_s), len(fleet.servers)
+    work_ns = predicted_work_ns(fleet, requests)
+    limits = np.array(
+        [
+            (s.limits.token_budget, s.limits.max_sequences, s.limits.num_blocks,
+             s.limits.block_tokens, s.limits.prefix_caching, s.limits.steps_ahead, *work)
+            for s, *work in zip(fleet.servers, *work_ns, strict=True)
+        ],
+        np.int64,
     )  # fmt: skip
-    release(q, num_blocks, NOBODY, 0)
-    return q
+    sequences = np.zeros((num, WIDTH), np.int64)
+    sequences[:, PROMPT] = sequences[:, KNOWN] = requests.prompt_tokens
+    sequences[:, LAST] = requests.prompt_tokens + requests.output_tokens
+    sequences[:, READY] = requests.ready_tokens
+    sequences[:, FOLLOWING:WIDTH] = NOBODY
+    counters = np.zeros((size, NUM_COUNTERS), np.int64)
+    for column in (FRONT, BACK, RETURNED, FIRST, LATEST, PREFILLING):
+        counters[:, column] = NOBODY
+    counters[:, FREE] = limits[:, NUM_BLOCKS]
+    counters[:, RUN_TAIL] = 1
+    most = int(limits[:, MAX_RUNNING].max())
+    length = int(2 * limits[:, NUM_BLOCKS].max() + 4 * most + 16)
+    runs = np.full((size, length, 2), NOBODY, np.int64)
+    runs[:, :, 1] = 0
+    runs[:, 0, 1] = limits[:, NUM_BLOCKS]
+    longest = int(requests.output_tokens.max()) if num else 1
+    clocks = np.zeros((size, 3))
+    clocks[:, END_S] = np.inf
+    return Arrays(
+        np.array(clock_of(requests.arrival_s)), sequences, limits, counters, clocks,
+        np.zeros((size, int(limits[:, PAGE].max())), np.int64),
+        np.full((size, longest + 2), NOBODY, np.int64), runs,
+        np.zeros((size, 2, 6), np.int64), np.zeros((size, 2, 4, 2 * most + 2), np.int64),
+        np.full((3, num), np.nan), np.full(num, NOBODY, np.int64), np.zeros(num, np.bool_),
+        sample_s, np.zeros((len(sample_s), size, 3), np.int64),
+    )  # fmt: skip
+
+
+@njit(cache=True, forceinline=True)
+def take(a, k, count):
+    """Take free blocks, the longest free first."""
+    n, runs = a.counters[k], a.runs[k]
+    n[FREE] -= count
+    while count > 0:
+        at = n[RUN_HEAD] % len(runs)
+        taken = min(count, runs[at, 1])
+        runs[at, 1] -= taken
+        count -= taken
+        if runs[at, 1] == 0:
+            if runs[at, 0] >= 0:
+                a.sequences[runs[at, 0], RUN_OF] = NOBODY
+            n[RUN_HEAD] += 1
 
 
 @njit(cache=True)
-def new_steps(depth, max_running):
-    """Room for the steps decided ahead."""
-    width = max_running + 1
-    return Steps(
-        np.zeros((depth, width), np.int64),
-        np.zeros((depth, width), np.int64),
-        np.zeros((depth, width), np.int64),
-        np.zeros((depth, 2 * width), np.int64),
-        np.zeros((depth, 6), np.int64),
-    )
+def _append_run(a, k, owner, count):
+    n, runs = a.counters[k], a.runs[k]
+    if n[RUN_TAIL] - n[RUN_HEAD] == len(runs):
+        _close_gaps(a, k)
+    at = n[RUN_TAIL] % len(runs)
+    runs[at, 0], runs[at, 1] = owner, count
+    if owner >= 0:
+        a.sequences[owner, RUN_OF] = at
+    n[RUN_TAIL] += 1
+
+
+@njit(cache=True)
+def _close_gaps(a, k):
+    n, runs = a.counters[k], a.runs[k]
+    head, size, kept = n[RUN_HEAD], len(runs), 0
+    for j in range(head, n[RUN_TAIL]):
+        at = j % size
+        if runs[at, 1] > 0:
+            to = (head + kept) % size
+            runs[to, 0], runs[to, 1] = runs[at, 0], runs[at, 1]
+            if runs[to, 0] >= 0:
+                a.sequences[runs[to, 0], RUN_OF] = to
+            kept += 1
+    n[RUN_TAIL] = head + kept
+
+
+@njit(cache=True, forceinline=True)
+def release(a, k, count, owner, cached):
+    """Free blocks, of which the first `cached` still hold the owner's tokens."""
+    n, runs = a.counters[k], a.runs[k]
+    n[FREE] += count
+    if count > cached:
+        at = (n[RUN_TAIL] - 1) % len(runs)
+        if n[RUN_TAIL] > n[RUN_HEAD] and runs[at, 0] < 0:
+            runs[at, 1] += count - cached
+        else:
+            _append_run(a, k, NOBODY, count - cached)
+    if cached > 0:
+        _append_run(a, k, owner, cached)
+
+
+@njit(cache=True, forceinline=True)
+def append(a, k, r):
+    """Put a sequence last among the running."""
+    n, q = a.counters[k], a.sequences
+    q[r, BEFORE], q[r, NEXT] = n[LATEST], NOBODY
+    if n[LATEST] >= 0:
+        q[n[LATEST], NEXT] = r
+    else:
+        n[FIRST] = r
+    n[LATEST] = r
+    n[RUNNING_NOW] += 1
+
+
+@njit(cache=True, forceinline=True)
+def remove(a, k, r):
+    """Take a sequence out of the running."""
+    n, q = a.counters[k], a.sequences
+    before, after = q[r, BEFORE], q[r, NEXT]
+    if before >= 0:
+        q[before, NEXT] = after
+    else:
+        n[FIRST] = after
+    if after >= 0:
+        q[after, BEFORE] = before
+    else:
+        n[LATEST] = before
+    n[RUNNING_NOW] -= 1

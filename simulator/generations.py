@@ -1,19 +1,22 @@
-"""Generation requests, the limits of a server that answers them, and what they meet."""
+"""Generation requests, the servers that answer them, and what they meet."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hardware.documents import STRICT
-from simulator.step_times import Array
+from simulator.step_times import Array, StepTimes
 
 Counts = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Routing = Literal["round_robin", "shortest_queue", "fastest"]
 
 
 @dataclass(frozen=True)
 class ContinuousBatching:
-    """Limits of one replica.
+    """Limits of one server.
 
     Attributes:
         token_budget: tokens that one step computes at most.
@@ -45,19 +48,62 @@ class ContinuousBatching:
                 f"({self.token_budget}): every running sequence decodes a token in each step"
             )
 
+    def blocks_for(self, tokens: int) -> int:
+        """Pages that hold so many tokens."""
+        return -(-tokens // self.block_tokens)
+
+
+@dataclass(frozen=True)
+class Server:
+    """One replica: its limits and the times of its steps."""
+
+    limits: ContinuousBatching
+    times: StepTimes
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Servers, equal or not, and how requests find one.
+
+    Attributes:
+        routing: `round_robin`; `shortest_queue`: fewest requests waiting or running; `fastest`: the
+            earliest predicted finish, from the work that a server has not finished.
+        max_queue: requests that may wait at a server; further ones are rejected.
+        timeout_s: a request that has waited so long for its first step leaves.
+    """
+
+    servers: tuple[Server, ...]
+    routing: Routing = "round_robin"
+    max_queue: int | None = None
+    timeout_s: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a fleet of none."""
+        if not self.servers:
+            raise ValueError("serving: replicas must be at least 1, got 0")
+
 
 @dataclass(frozen=True)
 class Generations:
-    """Requests for generation by arrival: (num_requests,) each."""
+    """Requests for generation by arrival: (num_requests,) each.
+
+    Attributes:
+        ready_tokens: prompt tokens whose keys and values arrive with the request.
+    """
 
     arrival_s: Array
     prompt_tokens: Counts
     output_tokens: Counts
+    ready_tokens: Counts = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __post_init__(self) -> None:
         """Refuse arrivals out of order and requests without tokens."""
-        if not len(self.arrival_s) == len(self.prompt_tokens) == len(self.output_tokens):
-            raise ValueError("generations: the three columns must be equally long")
+        if not len(self.ready_tokens):
+            object.__setattr__(self, "ready_tokens", np.zeros(len(self.arrival_s), np.int64))
+        columns = (self.prompt_tokens, self.output_tokens, self.ready_tokens)
+        if any(len(column) != len(self.arrival_s) for column in columns):
+            raise ValueError("generations: the columns must be equally long")
         if not (np.isfinite(self.arrival_s).all() and (np.diff(self.arrival_s) >= 0).all()):
             raise ValueError("generations: arrival_s must be finite and in order")
         for name in ("prompt_tokens", "output_tokens"):
@@ -67,14 +113,73 @@ class Generations:
                     f"generations: {name} must be at least 1, got {getattr(self, name)[row]} "
                     f"in row {row}"
                 )
+        if (self.ready_tokens >= self.prompt_tokens).any():
+            raise ValueError("generations: the last token of a prompt cannot be ready")
+
+
+WAITING, RUNNING, BLOCKS = range(3)
+"""Columns of samples: requests that wait, sequences that run, pages of KV cache in use."""
 
 
 @dataclass(frozen=True)
 class GenerationTimes:
-    """What requests met: (num_requests,) each; NaN for a request that no replica can hold."""
+    """What requests met, (num_requests,) each, and what servers did, (num_servers,) each.
+
+    Attributes:
+        scheduled_s, first_token_s, last_token_s: NaN where it did not happen.
+        server: that took the request; -1 where it was rejected.
+        timed_out: requests that left before their first step.
+        preemptions, steps, busy_s: of each server.
+        sample_s: clock (num_samples,) of the samples.
+        samples: (num_samples, num_servers, 3) `WAITING`, `RUNNING`, `BLOCKS` at the end of the step
+            that went on then.
+    """
 
     scheduled_s: Array
     first_token_s: Array
     last_token_s: Array
-    preemptions: int
-    steps: int
+    server: Counts
+    timed_out: Flags
+    preemptions: Counts
+    steps: Counts
+    busy_s: Array
+    sample_s: Array
+    samples: Counts
+
+
+def sample_times(requests: Generations, num_samples: int) -> Array:
+    """Evenly from the first arrival to the last (num_samples,)."""
+    last_s = float(requests.arrival_s[-1]) if len(requests.arrival_s) else 0.0
+    return np.arange(1, num_samples + 1) * (last_s / max(num_samples, 1))
+
+
+def clock_of(arrival_s: Array) -> list[float]:
+    """Arrivals on the clock of a simulation: sums of differences, as SimPy's timeouts give them."""
+    clock, now_s = [], 0.0
+    for at_s in arrival_s.tolist():
+        if at_s > now_s:
+            now_s = now_s + (at_s - now_s)
+        clock.append(now_s)
+    return clock
+
+
+def predicted_work_ns(fleet: Fleet, requests: Generations) -> tuple[Counts, Counts]:
+    """Work of a request as routing predicts it, in nanoseconds of each server.
+
+    Returns (num_servers,) per prompt token and per answer: full steps of prompt tokens; full decode
+    steps at the mean context, for as many tokens as the mean answer has, which alone is known
+    before it is given.
+    """
+    prompt_ns, answer_ns = [], []
+    mean_prompt = float(requests.prompt_tokens.mean()) if len(requests.prompt_tokens) else 1.0
+    mean_output = float(requests.output_tokens.mean()) if len(requests.output_tokens) else 1.0
+    for server in fleet.servers:
+        limits, times = server.limits, server.times
+        context = max(1, round(mean_prompt + mean_output / 2))
+        held = limits.num_blocks * limits.block_tokens // context
+        decodes = max(1, min(limits.max_sequences, held))
+        prefill_s = times.step([(limits.token_budget, 0)], 0, 0, 0) / limits.token_budget
+        decode_s = times.step([], decodes, decodes * context, context) / decodes
+        prompt_ns.append(round(prefill_s * 1e9))
+        answer_ns.append(round(decode_s * mean_output * 1e9))
+    return np.array(prompt_ns, np.int64), np.array(answer_ns, np.int64)

@@ -102,6 +102,11 @@ class StepTimes:
         work_s = self._work(num_tokens, decodes + len(chunks))
         return work_s + self._attention(chunks, decodes, context, longest) + self.step_s
 
+    def decode_step(self, decodes: int, context: int, longest: int) -> float:
+        """Seconds of a step without prompt chunks, as `step`."""
+        attention_s = self._decode_attention(decodes, context / decodes, longest)
+        return self._work(decodes, decodes) + attention_s + self.step_s
+
     def _work(self, num_tokens: int, num_sequences: int) -> float:
         key = (num_tokens, num_sequences)
         if key not in self._known_work:

@@ -1,9 +1,11 @@
+from dataclasses import fields, replace
+
 import numpy as np
 import pytest
 
 from simulator.continuous import generate
 from simulator.fast_continuous import generate_fast
-from simulator.generations import ContinuousBatching, Generations
+from simulator.generations import ContinuousBatching, Fleet, Generations, Server
 from simulator.layer_profile import ONCE, PER_LAYER, PER_SEQUENCE, read_step_times
 from simulator.step_times import StepTimes, least_squares_skew
 
@@ -17,6 +19,11 @@ def step_times(skew=0.0):
     return StepTimes(
         line, line * 1e-3, line, line * 1e-2, chunk, past, decodes, context, grid, skew
     )
+
+
+def fleet(times=None, replicas=1, **limits):
+    server = Server(ContinuousBatching(**limits), times or step_times())
+    return Fleet((server,) * replicas)
 
 
 def traffic(num, rate, seed=0):
@@ -33,30 +40,30 @@ def one(prompt, output):
 
 
 def test_one_request_takes_its_prompt_then_a_step_a_token():
-    got = generate(one(100, 3), ContinuousBatching(num_blocks=64), step_times())
+    got = generate(one(100, 3), fleet(num_blocks=64))
     first_s = 100e-3 + 10e-3
     assert got.first_token_s[0] == pytest.approx(2.0 + first_s)
     decoded_s = 2 * 11e-3 + (101 + 102) * 1e-6
     assert got.last_token_s[0] == pytest.approx(2.0 + first_s + decoded_s)
-    assert got.steps == 3
+    assert got.steps[0] == 3
 
 
 def test_a_prompt_longer_than_the_budget_comes_in_chunks():
-    limits = ContinuousBatching(num_blocks=64, token_budget=40, max_sequences=8)
-    assert generate(one(100, 1), limits, step_times()).steps == 3
+    chunked = fleet(num_blocks=64, token_budget=40, max_sequences=8)
+    assert generate(one(100, 1), chunked).steps[0] == 3
 
 
 def test_a_request_that_no_replica_can_hold_is_not_served():
-    got = generate(one(100, 100), ContinuousBatching(num_blocks=3), step_times())
+    got = generate(one(100, 100), fleet(num_blocks=3))
     assert np.isnan(got.last_token_s[0])
+    assert got.server[0] == -1
 
 
 @pytest.mark.parametrize("caching", [True, False])
 def test_sequences_without_a_block_are_preempted_and_finish_later(caching):
     requests = traffic(60, 50.0)
-    scarce = ContinuousBatching(num_blocks=20, block_tokens=8, prefix_caching=caching)
-    got = generate(requests, scarce, step_times())
-    ample = generate(requests, ContinuousBatching(num_blocks=4000, block_tokens=8), step_times())
+    got = generate(requests, fleet(num_blocks=20, block_tokens=8, prefix_caching=caching))
+    ample = generate(requests, fleet(num_blocks=4000, block_tokens=8))
     assert got.preemptions > 0
     assert ample.preemptions == 0
     assert np.isfinite(got.last_token_s).all()
@@ -65,24 +72,41 @@ def test_sequences_without_a_block_are_preempted_and_finish_later(caching):
     assert (got.last_token_s >= got.first_token_s).all()
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_the_compiled_engine_gives_the_same_times_to_the_last_bit(seed):
-    rng = np.random.default_rng(seed)
+def random_server(rng, times):
     limits = ContinuousBatching(
         num_blocks=int(rng.integers(15, 60)),
         token_budget=int(rng.integers(16, 80)),
         max_sequences=int(rng.integers(1, 16)),
         block_tokens=int(rng.integers(1, 17)),
-        prefix_caching=bool(seed % 2),
-        steps_ahead=seed // 2 % 2,
+        prefix_caching=bool(rng.integers(2)),
+        steps_ahead=int(rng.integers(2)),
     )
-    requests, times = traffic(80, 20.0, seed), step_times(skew=0.1 * (seed % 3))
-    for replicas in (1, 2):
-        slow = generate(requests, limits, times, replicas)
-        fast = generate_fast(requests, limits, times, replicas)
-        for name in ("scheduled_s", "first_token_s", "last_token_s"):
-            np.testing.assert_array_equal(getattr(slow, name), getattr(fast, name))
-        assert (slow.preemptions, slow.steps) == (fast.preemptions, fast.steps)
+    return Server(limits, times)
+
+
+def assert_equal(slow, fast):
+    for field in fields(slow):
+        np.testing.assert_array_equal(
+            getattr(slow, field.name), getattr(fast, field.name), err_msg=field.name
+        )
+
+
+@pytest.mark.parametrize("routing", ["round_robin", "shortest_queue", "fastest"])
+@pytest.mark.parametrize("seed", range(8))
+def test_the_compiled_engine_gives_the_same_times_to_the_last_bit(seed, routing):
+    rng = np.random.default_rng(seed)
+    kinds = [step_times(skew=0.1 * (seed % 3)), step_times()]
+    servers = tuple(random_server(rng, kinds[k % 2]) for k in range(1 + seed % 3))
+    bounds = [(None, None), (3, None), (None, 0.4), (2, 0.7)][seed % 4]
+    mixed = Fleet(servers, routing, *bounds)
+    requests = traffic(80, 20.0, seed)
+    if seed % 2:
+        tied_s = np.floor(requests.arrival_s * 10) / 10
+        requests = replace(requests, arrival_s=tied_s)
+    slow, fast = generate(requests, mixed, 7), generate_fast(requests, mixed, 7)
+    assert_equal(slow, fast)
+    left = np.isnan(slow.last_token_s)
+    assert (left == (slow.timed_out | (slow.server < 0))).all()
 
 
 def test_a_layer_profile_is_read_and_sums_its_layers(tmp_path):
