@@ -10,6 +10,7 @@ An arrival sees what steps that ended before it left behind; a step that ends wi
 """
 
 import math
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Generator
 
@@ -45,8 +46,8 @@ class _Run:
 
     def __init__(self, requests: Generations, fleet: Fleet, num_samples: int) -> None:
         num, size = len(requests.arrival_s), len(fleet.servers)
-        unknown = np.full(num, np.nan)
-        self.met = Met(unknown, unknown.copy(), unknown.copy(), np.zeros(num, np.bool_))
+        unknown = [math.nan] * num
+        self.met = Met(unknown, unknown.copy(), unknown.copy(), [False] * num)
         self.fleet, self.env = fleet, simpy.Environment()
         self.queues = [Queue(server, self.met, fleet.timeout_s) for server in fleet.servers]
         self.wakes: list[simpy.Event | None] = [None] * size
@@ -59,7 +60,7 @@ class _Run:
         self.delivered = 0
         self.due_s = self.arrival_s[0] if num else math.inf
         self.server = np.full(num, -1, np.int64)
-        self.sample_s = sample_times(requests, num_samples)
+        self.sample_s = [*sample_times(requests, num_samples).tolist(), math.inf]
         self.samples = np.zeros((num_samples, size, 3), np.int64)
         self.busy_s = np.zeros(size)
 
@@ -120,17 +121,18 @@ class _Run:
                 decided.append(step)
             if not decided:
                 self.busy_s[number] += now_s - since_s
-                self.wakes[number] = env.event()
-                now_s = since_s = yield self.wakes[number]  # type: ignore[assignment]
-                sampled = int(np.searchsorted(self.sample_s, now_s))
+                wake = self.wakes[number] = env.event()
+                now_s = since_s = yield wake  # type: ignore[assignment]
+                sampled = bisect_left(self.sample_s, now_s)
                 continue
             step = decided[0]
             end_s = now_s + queue.times.step(step.chunks, step.decodes, step.context, step.longest)
-            until_s = self.sample_s[sampled] if sampled < len(self.sample_s) else math.inf
-            now_s = queue.coast(decided, end_s, min(self.due_s, until_s))
+            until_s = self.sample_s[sampled]
+            now_s = queue.coast(decided, end_s, until_s if until_s < self.due_s else self.due_s)
             yield env.timeout(max(0.0, now_s - env.now))
-            self.deliver(now_s)
-            while sampled < len(self.sample_s) and self.sample_s[sampled] <= now_s:
+            if self.due_s <= now_s:
+                self.deliver(now_s)
+            while self.sample_s[sampled] <= now_s:
                 used = queue.limits.num_blocks - queue.blocks.free
                 waiting = len(queue.waiting) + len(queue.returned)
                 self.samples[sampled, number] = waiting, len(queue.running), used
@@ -140,15 +142,15 @@ class _Run:
     def times(self) -> GenerationTimes:
         """What was met, when all is done."""
         return GenerationTimes(
-            self.met.scheduled_s,
-            self.met.first_token_s,
-            self.met.last_token_s,
+            np.array(self.met.scheduled_s),
+            np.array(self.met.first_token_s),
+            np.array(self.met.last_token_s),
             self.server,
-            self.met.timed_out,
+            np.array(self.met.timed_out, np.bool_),
             np.array([queue.preemptions for queue in self.queues], np.int64),
             np.array([queue.steps for queue in self.queues], np.int64),
             self.busy_s,
-            self.sample_s,
+            np.array(self.sample_s[:-1]),
             self.samples,
         )
 

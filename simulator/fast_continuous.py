@@ -7,9 +7,8 @@ other step.
 import math
 
 import numpy as np
-from numba import njit
 
-from simulator.fast_server import coast, complete, expire, schedule, work_ns
+from simulator.fast_llm_server import coast, complete, expire, schedule, work_ns
 from simulator.fast_state import (
     AHEAD,
     BACK,
@@ -31,6 +30,8 @@ from simulator.fast_state import (
     STEPS,
     WAITING_NOW,
     WORK_NS,
+    compiled,
+    compiled_inline,
     new_arrays,
 )
 from simulator.fast_step_times import step_seconds, tables_of
@@ -46,7 +47,9 @@ def generate_fast(requests: Generations, fleet: Fleet, num_samples: int = 0) -> 
     timeout_s = math.inf if fleet.timeout_s is None else float(fleet.timeout_s)
     _serve(a, tables_of(fleet), ROUTINGS.index(fleet.routing), max_queue, timeout_s)
     return GenerationTimes(
-        *a.met,
+        a.met[0],
+        a.met[1],
+        a.met[2],
         a.server,
         a.timed_out,
         a.counters[:, PREEMPTIONS].copy(),
@@ -57,7 +60,7 @@ def generate_fast(requests: Generations, fleet: Fleet, num_samples: int = 0) -> 
     )
 
 
-@njit(cache=True)
+@compiled
 def _serve(a, t, routing, max_queue, timeout_s):
     """All requests in order of arrival: first every server up to it, then the request to one."""
     for i in range(len(a.due_s)):
@@ -75,7 +78,7 @@ def _serve(a, t, routing, max_queue, timeout_s):
         _advance(a, t, k, np.inf, timeout_s)
 
 
-@njit(cache=True, forceinline=True)
+@compiled_inline
 def _route(a, i, routing):
     """The server that takes a request; -1 if none can hold it."""
     size, best, least = len(a.limits), -1, 0
@@ -94,7 +97,7 @@ def _route(a, i, routing):
     return best
 
 
-@njit(cache=True, forceinline=True)
+@compiled_inline
 def _deliver(a, k, i):
     n = a.counters[k]
     if n[WAITING_NOW] > 0:
@@ -109,7 +112,7 @@ def _deliver(a, k, i):
         a.clocks[k, END_S] = a.clocks[k, SINCE_S] = a.due_s[i]
 
 
-@njit(cache=True)
+@compiled
 def _advance(a, t, k, until_s, timeout_s):
     """Step after step of a server, those that end before `until_s`."""
     n, clocks, depth = a.counters[k], a.clocks[k], a.limits[k, AHEAD] + 1
@@ -124,7 +127,8 @@ def _advance(a, t, k, until_s, timeout_s):
             n[STEP_HEAD] = (head + 1) % depth
             n[DECIDED] -= 1
         else:
-            n[SAMPLED] = max(n[SAMPLED], np.searchsorted(a.sample_s, now_s))
+            while n[SAMPLED] < len(a.sample_s) and a.sample_s[n[SAMPLED]] < now_s:
+                n[SAMPLED] += 1
         expire(a, k, now_s, timeout_s)
         while n[DECIDED] < depth:
             if not schedule(a, k, (n[STEP_HEAD] + n[DECIDED]) % depth, skewed, now_s):
@@ -142,7 +146,7 @@ def _advance(a, t, k, until_s, timeout_s):
         clocks[END_S] = coast(a, t, k, end_s, limit_s, timeout_s)
 
 
-@njit(cache=True, forceinline=True)
+@compiled_inline
 def _sample(a, k, now_s):
     n = a.counters[k]
     while n[SAMPLED] < len(a.sample_s) and a.sample_s[n[SAMPLED]] <= now_s:

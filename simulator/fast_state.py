@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from simulator.generations import Fleet, Generations, clock_of, predicted_work_ns
+from simulator.generations import Fleet, Generations, predicted_work_ns
+
+# Compiled functions take views of arrays that the caller holds, so that numba need not count
+# references to them (_nrt=False), which costs more than all the rest.
+FLAGS: dict[str, Any] = {"cache": True, "_nrt": False, "error_model": "numpy"}
+compiled: Any = njit(**FLAGS)
+compiled_inline: Any = njit(**FLAGS, forceinline=True)
+allocating: Any = njit(cache=True)
 
 NOBODY = -1
 
@@ -76,7 +83,7 @@ def new_arrays(requests: Generations, fleet: Fleet, sample_s: Any) -> Arrays:
         ],
         np.int64,
     )  # fmt: skip
-    sequences = np.zeros((num, WIDTH), np.int64)
+    sequences = np.zeros((num, WIDTH), np.int32)
     sequences[:, PROMPT] = sequences[:, KNOWN] = requests.prompt_tokens
     sequences[:, LAST] = requests.prompt_tokens + requests.output_tokens
     sequences[:, READY] = requests.ready_tokens
@@ -95,7 +102,7 @@ def new_arrays(requests: Generations, fleet: Fleet, sample_s: Any) -> Arrays:
     clocks = np.zeros((size, 3))
     clocks[:, END_S] = np.inf
     return Arrays(
-        np.array(clock_of(requests.arrival_s)), sequences, limits, counters, clocks,
+        _clock(requests.arrival_s.astype(np.float64)), sequences, limits, counters, clocks,
         np.zeros((size, int(limits[:, PAGE].max())), np.int64),
         np.full((size, longest + 2), NOBODY, np.int64), runs,
         np.zeros((size, 2, 6), np.int64), np.zeros((size, 2, 4, 2 * most + 2), np.int64),
@@ -104,7 +111,18 @@ def new_arrays(requests: Generations, fleet: Fleet, sample_s: Any) -> Arrays:
     )  # fmt: skip
 
 
-@njit(cache=True, forceinline=True)
+@allocating
+def _clock(arrival_s):
+    """`simulator.generations.clock_of`."""
+    clock, now_s = np.empty_like(arrival_s), 0.0
+    for i in range(len(arrival_s)):
+        if arrival_s[i] > now_s:
+            now_s = now_s + (arrival_s[i] - now_s)
+        clock[i] = now_s
+    return clock
+
+
+@compiled_inline
 def take(a, k, count):
     """Take free blocks, the longest free first."""
     n, runs = a.counters[k], a.runs[k]
@@ -120,7 +138,7 @@ def take(a, k, count):
             n[RUN_HEAD] += 1
 
 
-@njit(cache=True)
+@compiled
 def _append_run(a, k, owner, count):
     n, runs = a.counters[k], a.runs[k]
     if n[RUN_TAIL] - n[RUN_HEAD] == len(runs):
@@ -132,7 +150,7 @@ def _append_run(a, k, owner, count):
     n[RUN_TAIL] += 1
 
 
-@njit(cache=True)
+@compiled
 def _close_gaps(a, k):
     n, runs = a.counters[k], a.runs[k]
     head, size, kept = n[RUN_HEAD], len(runs), 0
@@ -147,7 +165,7 @@ def _close_gaps(a, k):
     n[RUN_TAIL] = head + kept
 
 
-@njit(cache=True, forceinline=True)
+@compiled_inline
 def release(a, k, count, owner, cached):
     """Free blocks, of which the first `cached` still hold the owner's tokens."""
     n, runs = a.counters[k], a.runs[k]
@@ -162,7 +180,7 @@ def release(a, k, count, owner, cached):
         _append_run(a, k, owner, cached)
 
 
-@njit(cache=True, forceinline=True)
+@compiled_inline
 def append(a, k, r):
     """Put a sequence last among the running."""
     n, q = a.counters[k], a.sequences
@@ -175,7 +193,7 @@ def append(a, k, r):
     n[RUNNING_NOW] += 1
 
 
-@njit(cache=True, forceinline=True)
+@compiled_inline
 def remove(a, k, r):
     """Take a sequence out of the running."""
     n, q = a.counters[k], a.sequences

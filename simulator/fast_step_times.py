@@ -3,10 +3,19 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from simulator.fast_state import CHUNKS, CONTEXT, LONGEST, PAST_LIST, SIZE_LIST, STEP_DECODES
+from simulator.fast_state import (
+    CHUNKS,
+    CONTEXT,
+    LONGEST,
+    PAST_LIST,
+    SIZE_LIST,
+    STEP_DECODES,
+    allocating,
+    compiled,
+    compiled_inline,
+)
 from simulator.generations import Fleet
 
 LINES = ("tokens", "token_s", "sequences", "sequence_s", "padded_tokens", "decodes")
@@ -43,7 +52,7 @@ def tables_of(fleet: Fleet) -> Tables:
     budget = max(server.limits.token_budget for server in fleet.servers)
     most = max(server.limits.max_sequences for server in fleet.servers)
     axes = [[getattr(times, name) for name in AXES] for times in kinds]
-    looked_up = [
+    tables = [
         _look_up(
             *(np.asarray(getattr(times, name), np.float64) for name in LINES),
             np.ascontiguousarray(times.attention_s[0, 0]),
@@ -52,7 +61,7 @@ def tables_of(fleet: Fleet) -> Tables:
         )
         for times in kinds
     ]
-    by_tokens, by_sequences, rows = (list(column) for column in zip(*looked_up, strict=True))
+    by_tokens, by_sequences, rows = (list(column) for column in zip(*tables, strict=True))
     return Tables(
         np.array([number[id(server.times)] for server in fleet.servers], np.int64),
         np.stack(by_tokens),
@@ -71,16 +80,16 @@ def _stack(arrays: list[NDArray[np.float64]]) -> NDArray[np.float64]:
     shape = np.max([array.shape for array in arrays], axis=0)
     stacked = np.full((len(arrays), *shape), np.nan)
     for number, array in enumerate(arrays):
-        stacked[(number, *map(slice, array.shape))] = array
+        stacked[number][tuple(map(slice, array.shape))] = array
     return stacked
 
 
-@njit(cache=True, forceinline=True)
+@compiled_inline
 def _blend(low, high, share):
     return low + (high - low) * share
 
 
-@njit(cache=True)
+@compiled
 def _above(axis, value):
     """Number of points of an ascending axis that are at most `value`."""
     low, high = 0, len(axis)
@@ -93,20 +102,20 @@ def _above(axis, value):
     return low
 
 
-@njit(cache=True)
+@compiled_inline
 def _bracket(axis, value):
     i = min(_above(axis, value), len(axis) - 1) - 1
     return i, (value - axis[i]) / (axis[i + 1] - axis[i])
 
 
-@njit(cache=True)
+@compiled_inline
 def _line(axis, table, value):
     i = min(max(_above(axis, value), 1), len(axis) - 1) - 1
     share = max(0.0, (value - axis[i]) / (axis[i + 1] - axis[i]))
     return _blend(table[i], table[i + 1], share)
 
 
-@njit(cache=True)
+@allocating
 def _look_up(
     tokens, token_s, sequences, sequence_s, padded, counts, first, budget, most
 ):  # (decodes, context)
@@ -129,7 +138,7 @@ def _look_up(
     return by_tokens, by_sequences, rows
 
 
-@njit(cache=True)
+@compiled
 def _plane(grid, i, j, k, m, u, v, w):
     """The attention grid at one context: blended over chunk, past and decodes."""
     few = _blend(
@@ -145,7 +154,7 @@ def _plane(grid, i, j, k, m, u, v, w):
     return _blend(few, many, w)
 
 
-@njit(cache=True)
+@compiled
 def _grid(t, kind, size, past, decodes, context):
     axes, lengths, grid = t.axes[kind], t.lengths[kind], t.grid[kind]
     i, u = _bracket(axes[0, : lengths[0]], size)
@@ -156,7 +165,7 @@ def _grid(t, kind, size, past, decodes, context):
     return _blend(low, _plane(grid, i, j, k, m + 1, u, v, w), x)
 
 
-@njit(cache=True, forceinline=True)
+@compiled_inline
 def decode_attention(contexts, row, skew, mean, longest):
     """Attention of a step without prompt chunks; `row` is that of its decodes."""
     m, x = _bracket(contexts, mean)
@@ -167,7 +176,7 @@ def decode_attention(contexts, row, skew, mean, longest):
     return even_s + skew * (_blend(row[m], row[m + 1], x) - even_s)
 
 
-@njit(cache=True)
+@compiled
 def _skewed(t, kind, size, past, decodes, mean, longest):
     even_s = _grid(t, kind, size, past, float(decodes), mean)
     skew = t.skew[kind]
@@ -177,7 +186,7 @@ def _skewed(t, kind, size, past, decodes, mean, longest):
     return even_s + skew * (longest_s - even_s)
 
 
-@njit(cache=True)
+@compiled
 def _attention(t, kind, step, listed):
     """Attention of a step with prompt chunks."""
     chunks, decodes, longest = step[CHUNKS], step[STEP_DECODES], step[LONGEST]
@@ -200,7 +209,7 @@ def _attention(t, kind, step, listed):
     return alone_s + (mixed_s - _grid(t, kind, float(size), 0.0, 0.0, 0.0))
 
 
-@njit(cache=True)
+@compiled_inline
 def step_seconds(t, kind, step, listed):
     """Seconds of a step, `StepTimes.step`."""
     chunks, decodes = step[CHUNKS], step[STEP_DECODES]

@@ -150,7 +150,7 @@ class GenerationTimes:
 def sample_times(requests: Generations, num_samples: int) -> Array:
     """Evenly from the first arrival to the last (num_samples,)."""
     last_s = float(requests.arrival_s[-1]) if len(requests.arrival_s) else 0.0
-    return np.arange(1, num_samples + 1) * (last_s / max(num_samples, 1))
+    return np.linspace(0.0, last_s, num_samples + 1)[1:]
 
 
 def clock_of(arrival_s: Array) -> list[float]:

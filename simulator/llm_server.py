@@ -15,14 +15,12 @@ import math
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from simulator.generations import Server
 from simulator.kv_blocks import Blocks
-from simulator.step_times import Array, Chunk
+from simulator.step_times import Chunk
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Sequence:
     """A request on a server.
 
@@ -43,7 +41,7 @@ class Sequence:
     decoding: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Step:
     """Prompt chunks, decoding sequences, their context together and the longest; who gets what."""
 
@@ -54,20 +52,15 @@ class Step:
     first_tokens: list[Sequence] = field(default_factory=list)
     finished: list[Sequence] = field(default_factory=list)
 
-    @property
-    def only_decodes(self) -> bool:
-        """Whether nobody joins or leaves with this step."""
-        return not (self.chunks or self.first_tokens or self.finished)
-
 
 @dataclass(slots=True)
 class Met:
-    """What requests met, (num_requests,) each; filled while the simulation runs."""
+    """What requests met, one value a request; filled while the simulation runs."""
 
-    scheduled_s: Array
-    first_token_s: Array
-    last_token_s: Array
-    timed_out: Array
+    scheduled_s: list[float]
+    first_token_s: list[float]
+    last_token_s: list[float]
+    timed_out: list[bool]
 
 
 class Queue:
@@ -190,7 +183,7 @@ class Queue:
             chunk = min(sequence.known - sequence.computed, budget)
             sequence.held = self.limits.blocks_for(sequence.computed + chunk)
             self.blocks.take(sequence.held - reused)
-            if np.isnan(self.met.scheduled_s[sequence.index]):
+            if math.isnan(self.met.scheduled_s[sequence.index]):
                 self.met.scheduled_s[sequence.index] = now_s
             self._compute(sequence, chunk, step)
             budget -= chunk
@@ -239,7 +232,7 @@ class Queue:
             self.lowest = min(self.bases)
         return self.lowest
 
-    def coast(self, decided: list[Step], end_s: float, until_s: float) -> float:
+    def coast(self, decided: deque[Step], end_s: float, until_s: float) -> float:
         """Take steps in which nothing but decoding happens, as long as they end before `until_s`.
 
         `decided[0]` computes and ends at `end_s`. Returns when the last one taken ends; the steps
@@ -253,19 +246,19 @@ class Queue:
             return end_s
         if self.waiting:
             until_s = min(until_s, self.waiting[0].arrival_s + self.timeout_s)
-        b, taken, free, decodes = self.number, 0, self.blocks.free, self.decodes
+        b, free, decodes = self.number, self.blocks.free, self.decodes
         context, longest = first.context, first.longest
         decode_s = self.times.decode_step
         page, growing, finishing = self.limits.block_tokens, self.growing, self.finishing
-        while end_s < until_s and b not in finishing and growing[b % page] <= free - taken:
-            taken += growing[b % page]
+        while end_s < until_s and b not in finishing and growing[b % page] <= free:
+            free -= growing[b % page]
             b += 1
             context += decodes
             longest += 1
             end_s += decode_s(decodes, context, longest)
         passed = b - self.number
         if passed:
-            self.blocks.take(taken)
+            self.blocks.take(self.blocks.free - free)
             self.number = b
             self.steps += passed
             for step in decided:
@@ -286,7 +279,7 @@ class Queue:
         """Hand out the tokens of a step; the finished leave with their blocks."""
         self.steps += 1
         for sequence in step.first_tokens:
-            if np.isnan(self.met.first_token_s[sequence.index]):
+            if math.isnan(self.met.first_token_s[sequence.index]):
                 self.met.first_token_s[sequence.index] = now_s
         for sequence in step.finished:
             self.met.last_token_s[sequence.index] = now_s

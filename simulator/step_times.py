@@ -148,14 +148,19 @@ class StepTimes:
         longest_s = self._grid(size, past, float(decodes), float(longest))
         return even_s + self.skew * (longest_s - even_s)
 
-    def _decode_attention(self, decodes: int, mean: float, longest: int) -> float:
-        contexts = self._axes[3]
+    def _decode_row(self, decodes: int) -> list[float]:
+        """Attention of `decodes` sequences without prompt chunks, by their mean context."""
         row = self._decode_rows.get(decodes)
         if row is None:
             k, w = _bracket(self._axes[2], float(decodes))
             few, many = self.attention_s[0, 0, k : k + 2].tolist()
             row = [_blend(low, high, w) for low, high in zip(few, many, strict=True)]
             self._decode_rows[decodes] = row
+        return row
+
+    def _decode_attention(self, decodes: int, mean: float, longest: int) -> float:
+        contexts = self._axes[3]
+        row = self._decode_row(decodes)
         m, x = _bracket(contexts, mean)
         even_s = _blend(row[m], row[m + 1], x)
         if self.skew == 0.0:

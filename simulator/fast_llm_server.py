@@ -6,7 +6,6 @@ number of a step, `at` its row among the steps decided.
 """
 
 import numpy as np
-from numba import njit
 
 from simulator.fast_state import (
     AHEAD,
@@ -59,6 +58,8 @@ from simulator.fast_state import (
     WAITING_NOW,
     WORK_NS,
     append,
+    compiled,
+    compiled_inline,
     release,
     remove,
     take,
@@ -69,13 +70,13 @@ SCHEDULED, FIRST_TOKEN, LAST_TOKEN = range(3)
 """Rows of Arrays.met."""
 
 
-@njit(cache=True, forceinline=True)
+@compiled_inline
 def work_ns(a, k, r):
     """Work of a request as routing predicts it."""
     return a.sequences[r, PROMPT] * a.limits[k, PROMPT_NS] + a.limits[k, ANSWER_NS]
 
 
-@njit(cache=True, forceinline=True)
+@compiled_inline
 def expire(a, k, now_s, timeout_s):
     """Let requests go that have waited too long."""
     n = a.counters[k]
@@ -87,7 +88,7 @@ def expire(a, k, now_s, timeout_s):
         n[WORK_NS] -= work_ns(a, k, r)
 
 
-@njit(cache=True)
+@compiled
 def _leave(a, k, r, b):
     """Stop decoding before step b: write down where the sequence stands."""
     n, s = a.counters[k], a.sequences[r]
@@ -103,7 +104,7 @@ def _leave(a, k, r, b):
         n[LOWEST_KNOWN] = 0
 
 
-@njit(cache=True)
+@compiled
 def _preempt(a, k, r, b):
     n, s, finishing = a.counters[k], a.sequences[r], a.finishing[k]
     if s[DECODING]:
@@ -127,7 +128,7 @@ def _preempt(a, k, r, b):
     n[PREEMPTIONS] += 1
 
 
-@njit(cache=True)
+@compiled
 def _allocate_in_order(a, k, b, chunk):
     """Give blocks to the running in order of admission; preempt from the end where none is."""
     n, q, page = a.counters[k], a.sequences, a.limits[k, PAGE]
@@ -150,7 +151,7 @@ def _allocate_in_order(a, k, b, chunk):
         r = q[r, NEXT]
 
 
-@njit(cache=True, forceinline=True)
+@compiled_inline
 def _compute(a, k, at, r, chunk):
     n, s = a.counters[k], a.sequences[r]
     step, listed = a.steps[k, at], a.listed[k, at]
@@ -166,7 +167,7 @@ def _compute(a, k, at, r, chunk):
         n[PREFILLING] = r
 
 
-@njit(cache=True)
+@compiled
 def _admit(a, k, at, left, now_s):
     n, q, page = a.counters[k], a.sequences, a.limits[k, PAGE]
     while left > 0 and n[RUNNING_NOW] < a.limits[k, MAX_RUNNING]:
@@ -203,7 +204,7 @@ def _admit(a, k, at, left, now_s):
         left -= chunk
 
 
-@njit(cache=True)
+@compiled
 def _end_or_decode(a, k, at, b):
     """Who ends with step b stops decoding; who computed its prompt in it starts."""
     n, q, finishing = a.counters[k], a.sequences, a.finishing[k]
@@ -237,7 +238,7 @@ def _end_or_decode(a, k, at, b):
         n[LOWEST] = min(n[LOWEST], base)
 
 
-@njit(cache=True)
+@compiled
 def _lowest_base(a, k):
     n, q = a.counters[k], a.sequences
     if n[LOWEST_KNOWN] == 0:
@@ -250,7 +251,7 @@ def _lowest_base(a, k):
     return n[LOWEST]
 
 
-@njit(cache=True)
+@compiled_inline
 def schedule(a, k, at, skewed, now_s):
     """Decide the next step into row `at`; whether there is something to compute."""
     n, q, step = a.counters[k], a.sequences, a.steps[k, at]
@@ -291,7 +292,7 @@ def schedule(a, k, at, skewed, now_s):
     return True
 
 
-@njit(cache=True, forceinline=True)
+@compiled_inline
 def _is_blocked(a, k):
     """Whether the next in the queue cannot be admitted while nobody leaves."""
     n = a.counters[k]
@@ -303,7 +304,7 @@ def _is_blocked(a, k):
     )
 
 
-@njit(cache=True)
+@compiled_inline
 def coast(a, t, k, end_s, until_s, timeout_s):
     """Take steps in which nothing but decoding happens, as long as they end before `until_s`.
 
@@ -364,7 +365,7 @@ def coast(a, t, k, end_s, until_s, timeout_s):
     return end_s
 
 
-@njit(cache=True, forceinline=True)
+@compiled_inline
 def complete(a, k, at, now_s):
     """Hand out the tokens of a step; the finished leave with their blocks."""
     n, q, step, listed = a.counters[k], a.sequences, a.steps[k, at], a.listed[k, at]
@@ -384,7 +385,7 @@ def complete(a, k, at, now_s):
             _drop_returned(a, k, r)
 
 
-@njit(cache=True)
+@compiled
 def _drop_returned(a, k, r):
     """A sequence whose last token was under way when it was preempted need not come back."""
     n, q = a.counters[k], a.sequences
