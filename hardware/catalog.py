@@ -1,12 +1,14 @@
 """The catalog: device profiles, links, instances that can be rented, and their prices."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+from hardware.clouds import load_spot_markets
 from hardware.cluster import Cluster, Link
 from hardware.documents import STRICT, nearest, parse, read, read_raw
 from hardware.fitted import with_fitted
@@ -89,9 +91,23 @@ def load_instances(path: Path = DATA / "instances.yaml") -> dict[str, Instance]:
 
 @cache
 def load_prices(path: Path = DATA / "prices.yaml") -> PriceBook:
-    """All prices."""
+    """All prices; of spot markets whose saving is published, on demand x (1 - saving)."""
     prices = read(path, tuple[Price, ...])
-    return PriceBook(tuple(replace(price, source=expand(price.source)) for price in prices))
+    listed = tuple(replace(price, source=expand(price.source)) for price in prices)
+    return PriceBook(listed + tuple(_spot_prices(listed)))
+
+
+def _spot_prices(listed: tuple[Price, ...]) -> Iterator[Price]:
+    advisor = load_sources()["spotinfo"]
+    for price in listed:
+        spot = load_spot_markets().get(price.instance, {}).get(price.region)
+        if spot and price.market == "on_demand":
+            yield replace(
+                price,
+                market="spot",
+                usd_per_hour=price.usd_per_hour * (1 - spot.saving),
+                source=f"on demand of {price.source} less {spot.saving:.0%}: {advisor}",
+            )
 
 
 def expand(source: str) -> str:

@@ -53,7 +53,7 @@ def experiment(
     runs: list[Served] = []
     for own in rng.spawn(1 if traffic.trace else serving.replications):
         requests = draw(traffic, own)
-        if not runs and not actors and not any(vars(serving.limits).values()):
+        if not runs and not actors and not serving.limits.shed_load:
             rate = requests.rate if traffic.trace else traffic.rate or 0.0
             growth = growth_per_s(replicas, serving, rate)
             if growth >= 0:

@@ -10,7 +10,7 @@ import numpy as np
 import simpy
 
 from simulator.routing import ROUTING
-from simulator.served import draw_factors
+from simulator.served import Machine, draw_factors
 from simulator.server import Server
 from simulator.serving import Replica, Serving
 from simulator.trace import Array, Requests
@@ -25,6 +25,7 @@ class Fleet:
         servers: all that ever were, in order.
         up: those that take requests.
         held: requests that found no server up.
+        machines: what was rented; empty where every server stays.
     """
 
     def __init__(
@@ -43,6 +44,9 @@ class Fleet:
         self.servers: list[Server] = []
         self.up: list[Server] = []
         self.arrived = self.retries = 0
+        self.tries = np.zeros(num, dtype=np.int32)
+        self.duration_s = requests.duration_s
+        self.machines: list[Machine] = []
         self.factors: dict[Replica, Array | None] = {}
 
     def after(self, delay_s: float, call: Callable[[simpy.Event], None]) -> None:
@@ -100,9 +104,17 @@ class Fleet:
             self.up.remove(server)
         for number in server.fail():
             self.start_s[number] = self.answer_s[number] = math.nan
+            self._retry(number)
+        self._consider_shared()
+
+    def _retry(self, number: int) -> None:
+        """Send a lost request again, unless it was lost too often."""
+        if self.tries[number] >= self.serving.limits.retries:
+            self.rejected[number], self.answer_s[number] = True, self.env.now
+        else:
+            self.tries[number] += 1
             self.retries += 1
             self._place(number)
-        self._consider_shared()
 
     def _consider_shared(self) -> None:
         """Somebody must mind a shared queue whose minder has left."""

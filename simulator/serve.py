@@ -69,6 +69,7 @@ def _outcome(fleet: Fleet, until_s: float, interrupted: bool) -> Served:
         ),
         tuple(Uptime(s.replica, s.start_s, min(s.end_s, until_s)) for s in fleet.servers),
         until_s,
+        tuple(machine.rental(until_s) for machine in fleet.machines),
         fleet.retries,
         interrupted,
     )

@@ -1,13 +1,20 @@
 """What became of every request, and what every replica computed: the outcome of one run."""
 
+from __future__ import annotations
+
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.serving import Replica, Serving
 from simulator.trace import Array
+
+if TYPE_CHECKING:
+    from simulator.server import Server
 
 IN_FLIGHT, FINISHED, REJECTED, TIMED_OUT = range(4)
 STATES = ("in_flight", "finished", "rejected", "timed_out")
@@ -33,6 +40,58 @@ class Uptime:
 
 
 @dataclass(frozen=True)
+class Rental:
+    """A machine from when it is rented until it is not.
+
+    Attributes:
+        market: `spot`, or empty for the price that the fleet is rented at.
+        up_s: when it began to serve; None where it never did.
+        ended_by: `kept` to the end of the run, `given_back`, `failed` or `preempted`.
+    """
+
+    replica: Replica
+    market: str
+    booked_s: float
+    up_s: float | None
+    end_s: float
+    ended_by: str
+
+
+@dataclass
+class Machine:
+    """A rented machine while the run goes on.
+
+    Attributes:
+        server: once it serves.
+        leaving: it takes no more requests, or never will.
+        end_s: when it was lost or given up; a drained one ends with its server.
+    """
+
+    replica: Replica
+    market: str
+    booked_s: float
+    server: Server | None = None
+    leaving: bool = False
+    end_s: float = math.inf
+    ended_by: str = "kept"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is rented no more."""
+        drained = self.ended_by == "given_back" and self.server is not None and self.server.gone
+        return drained or self.end_s < math.inf
+
+    def rental(self, until_s: float) -> Rental:
+        """What is known of it at the end of the run."""
+        end_s = self.end_s
+        if self.ended_by == "given_back" and self.server is not None:
+            end_s = min(end_s, self.server.end_s)
+        ended_by = self.ended_by if end_s <= until_s else "kept"
+        up_s = None if self.server is None else self.server.start_s
+        return Rental(self.replica, self.market, self.booked_s, up_s, min(end_s, until_s), ended_by)
+
+
+@dataclass(frozen=True)
 class Served:
     """One run.
 
@@ -40,6 +99,8 @@ class Served:
         arrival_s, start_s, end_s: (num_requests,); the end is the answer, the rejection or the
             time-out; NaN for what had not come by `duration_s`.
         state: (num_requests,) IN_FLIGHT, FINISHED, REJECTED or TIMED_OUT.
+        rentals: machines in the order in which they were rented; empty where every server was
+            there from the start to the end.
         retries: requests that were sent again because their server was lost.
         interrupted: the run ended early, at `duration_s`.
     """
@@ -51,6 +112,7 @@ class Served:
     batches: Batches
     servers: tuple[Uptime, ...]
     duration_s: float
+    rentals: tuple[Rental, ...] = ()
     retries: int = 0
     interrupted: bool = False
     requests: dict[str, int] = field(init=False)
@@ -84,17 +146,18 @@ def settle(
 
     Args:
         arrival_s: (num_requests,).
-        end_s: the answers of what was started, also later than the run; NaN otherwise.
-        rejected: turned away on arrival.
+        end_s: the answers of what was started, also later than the run; of the rejected, when it
+            was not on arrival; NaN otherwise.
+        rejected: turned away.
         until_s: the end of the run.
         timeout_s: after which a request is given up; None: never.
     """
-    end_s = np.where(rejected, arrival_s, end_s)
+    end_s = np.where(rejected & np.isnan(end_s), arrival_s, end_s)
     state = np.where(end_s <= until_s, FINISHED, IN_FLIGHT).astype(np.int8)
     state[rejected] = REJECTED
     if timeout_s is not None:
         given_up_s = arrival_s + timeout_s
-        late = ~rejected & (given_up_s <= until_s) & ~(end_s <= given_up_s)
+        late = (given_up_s <= until_s) & ~(end_s <= given_up_s)
         state[late] = TIMED_OUT
         end_s = np.where(late, given_up_s, end_s)
     return np.where(state == IN_FLIGHT, np.nan, end_s), state

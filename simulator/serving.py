@@ -34,17 +34,26 @@ class Limits:
         timeout_s: a request that is not answered by then is given up: it leaves its queue, or is
             computed in vain.
         predicted_s: admission control: a request whose predicted latency is longer is rejected.
+        retries: times that a request whose server was lost is sent again; then it is rejected.
     """
 
     __pydantic_config__ = STRICT
     queue: int | None = None
     timeout_s: float | None = None
     predicted_s: float | None = None
+    retries: int = 3
 
     def __post_init__(self) -> None:
         """Refuse limits that are not positive."""
         positive("serving.limits", queue=self.queue, timeout_s=self.timeout_s)
         positive("serving.limits", predicted_s=self.predicted_s)
+        if self.retries < 0:
+            raise ValueError(f"serving.limits: retries must not be negative, got {self.retries}")
+
+    @property
+    def shed_load(self) -> bool:
+        """Whether requests are turned away, so that queues stay finite under any load."""
+        return any(v is not None for v in (self.queue, self.timeout_s, self.predicted_s))
 
 
 @dataclass(frozen=True)

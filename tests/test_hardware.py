@@ -61,9 +61,9 @@ def test_unknown_names_suggest_the_nearest(find, name, nearest):
 
 def test_missing_price_says_what_there_is():
     with pytest.raises(
-        ValueError, match=r"no price for 'aws/g5.xlarge' spot.*on_demand in us-east-1"
+        ValueError, match=r"no price for 'aws/g5.xlarge' reserved.*on_demand in us-east-1"
     ):
-        load_prices().find("aws/g5.xlarge", "spot")
+        load_prices().find("aws/g5.xlarge", "reserved")
 
 
 def test_prices_taken_after_the_asked_date_do_not_count():

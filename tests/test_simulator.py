@@ -91,16 +91,16 @@ def test_instances_are_sorted_by_cost_and_say_why_not():
     costs = [o.cost.usd_per_1k for o in outcomes if o.cost]
     assert costs == sorted(costs)
     assert len(costs) == 4
-    spot = compare_instances(
+    reserved = compare_instances(
         graph,
         1,
         [find_instance("aws/g5.xlarge")],
         load_prices(),
         "throughput",
-        "spot",
+        "reserved",
         lambda s: None,
     )
-    assert "no price" in spot[0].reason
+    assert "no price" in reserved[0].reason
 
 
 def test_service_times_follow_the_measured_graph():

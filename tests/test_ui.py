@@ -61,7 +61,7 @@ def test_every_example_is_a_scenario(path):
             "must divide model.batch",
         ),
         (
-            SMALL + "hardware: {instances: [aws/g6.xlarge]}\nprices: {market: spot}\n",
+            SMALL + "hardware: {instances: [aws/g6.xlarge]}\nprices: {market: reserved}\n",
             "no price for 'aws/g6.xlarge'",
         ),
         (
