@@ -97,7 +97,7 @@ def size_fleet(candidate: Candidate, traffic: Traffic, serving: Serving) -> Flee
         return experiment(fleet, shorter, rules, np.random.default_rng(traffic.seed))
 
     def kept(report: ServingReport) -> bool:
-        return report.latency_s is not None and report.latency_s.p95 <= promise_s
+        return report.promise is not None and report.promise.kept
 
     failing, replicas = bound - 1, bound
     while not kept(report := run(replicas)):

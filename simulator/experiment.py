@@ -1,16 +1,22 @@
 """A serving experiment: independent runs of one fleet under one traffic."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from simulator.arrivals import Traffic, draw
+from simulator.relief import relieve
+from simulator.run_figures import RunFigures, measure
 from simulator.serve import Actor, serve
 from simulator.served import Served
 from simulator.serving import Replica, Serving
 from simulator.serving_report import ServingReport, growth_per_s, overloaded, summarize
 from simulator.trace import Requests
+
+RUNS_PER_RELIEF = 3
+"""Runs of each change that might relieve; all see the same requests."""
 
 Engine = Callable[[Sequence[Replica], Requests, Serving, np.random.Generator], Served]
 
@@ -33,7 +39,7 @@ def choose_engine(serving: Serving, actors: Sequence[Actor] = ()) -> Engine:
 
 
 def experiment(
-    replicas: Sequence[Replica],
+    fleet: Sequence[Replica],
     traffic: Traffic,
     serving: Serving,
     rng: np.random.Generator,
@@ -44,22 +50,51 @@ def experiment(
     Ctrl-C ends it with what is known, marked partial.
 
     Raises:
-        KeyboardInterrupt: nothing is known yet.
         ValueError: there are no replicas, or the trace cannot be read.
     """
-    if not replicas:
+    if not fleet:
         raise ValueError("serving: replicas must be positive, got 0")
     engine = choose_engine(serving, actors)
-    runs: list[Served] = []
-    for own in rng.spawn(1 if traffic.trace else serving.replications):
+    runs: list[RunFigures] = []
+    for own in rng.spawn(num_runs(fleet, traffic, serving, actors)):
         requests = draw(traffic, own)
         if not runs and not actors and not serving.limits.shed_load:
-            rate = requests.rate if traffic.trace else traffic.rate or 0.0
-            growth = growth_per_s(replicas, serving, rate)
+            rate = requests.rate if traffic.rate is None else traffic.rate
+            growth = growth_per_s(fleet, serving, rate)
             if growth >= 0:
-                largest = max(replica.max_batch(serving) for replica in replicas)
-                return overloaded(growth, rate - growth, largest)
-        runs.append(engine(replicas, requests, serving, own))
+                return overloaded(growth, rate, fleet, serving, traffic.slo)
+        runs.append(measure(engine(fleet, requests, serving, own), traffic.slo))
         if runs[-1].interrupted:
             break
-    return summarize(runs, traffic.slo)
+    return summarize(runs, fleet, traffic.slo)
+
+
+def num_runs(
+    fleet: Sequence[Replica], traffic: Traffic, serving: Serving, actors: Sequence[Actor]
+) -> int:
+    """Runs that differ: one where nothing is drawn at random."""
+    is_drawn = actors or any(replica.times.spread != "deterministic" for replica in fleet)
+    fixed = traffic.trace is not None or traffic.arrivals == "deterministic"
+    return 1 if fixed and not is_drawn else serving.replications
+
+
+def study(
+    fleet: Sequence[Replica], traffic: Traffic, serving: Serving, actors: Sequence[Actor] = ()
+) -> ServingReport:
+    """An experiment, and what single changes of the fleet or its rules would give.
+
+    Raises:
+        ValueError: there are no replicas, or the trace cannot be read.
+    """
+
+    def attempt(changed: Sequence[Replica], rules: Serving) -> ServingReport:
+        return experiment(changed, traffic, rules, np.random.default_rng(traffic.seed), actors)
+
+    report = attempt(fleet, serving)
+    if report.status == "partial":
+        return report
+    few = replace(serving, replications=min(serving.replications, RUNS_PER_RELIEF))
+    try:
+        return relieve(report, fleet, few, attempt)
+    except KeyboardInterrupt:
+        return replace(report, status="partial")

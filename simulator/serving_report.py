@@ -1,28 +1,69 @@
-"""What requests meet at a fleet: the figures of independent runs, with their intervals."""
+"""What requests meet at a fleet: the summary of independent runs."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-
-import numpy as np
-from scipy import stats
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from hardware.documents import STRICT
-from scheduler.report import Quantiles, quantiles
+from hardware.units import format_seconds
+from scheduler.report import Quantiles
 from simulator.arrivals import Slo
-from simulator.served import FINISHED, Served
+from simulator.estimates import CONFIDENCE, NUM_BLOCKS, Intervals, around, average
+from simulator.run_figures import WARM_UP, RunFigures, mean_series
 from simulator.serving import Replica, Serving
-from simulator.trace import Array
 
-WARM_UP = 0.1
-"""Share of the duration, from its start, whose requests the statistics leave out."""
+KEPT_SHARE = 0.95
+"""Of the requests that end, those that a promise of a 95th percentile covers."""
 
-CONFIDENCE = 0.95
-NUM_BLOCKS = 10
-"""Parts of a single run, in order, that stand in for independent runs."""
 
-Intervals = dict[str, tuple[float, float]]
-"""Lowest and highest by statistic: mean, p50, p90, p95, p99."""
+@dataclass(frozen=True)
+class Promise:
+    """A promise, and what became of it.
+
+    Attributes:
+        kept: at least 95 % of the requests that ended were answered within `p95_s`.
+        share_within: of the requests that ended, rejected and timed out ones among them.
+        reason: why nothing can keep it; empty where something might.
+    """
+
+    __pydantic_config__ = STRICT
+
+    p95_s: float
+    kept: bool
+    share_within: float
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Servers of one kind: how many are up on average, and what they do.
+
+    Attributes:
+        utilization: share of the time up that they compute.
+        share: of all requests.
+    """
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    servers: float
+    utilization: float
+    share: float
+    mean_batch: float
+    usd_per_hour: float | None
+
+
+@dataclass(frozen=True)
+class Relief:
+    """What one change of the fleet or its rules would give."""
+
+    __pydantic_config__ = STRICT
+
+    change: str
+    p95_s: float | None
+    throughput_per_s: float
+    queue_growth_per_s: float
+    usd_per_hour: float | None
 
 
 @dataclass(frozen=True)
@@ -37,8 +78,13 @@ class ServingReport:
         goodput_per_s: requests per second answered within the promise; None without a promise.
         utilization: share of the time that servers which are up compute.
         requests: counts over all runs.
+        retries: requests that were sent again, over all runs.
         queue_growth_per_s: requests per second by which the load exceeds capacity; when positive
             the queue grows without bound and there are no quantiles.
+        usd_per_hour: rent of the servers while they are up; None where one has no price.
+        usd_per_1k: of 1,000 finished requests.
+        series: averages over equal parts of the duration, by name, `time_s` being their middles.
+        bottleneck, relief: what holds requests up, and what changes would give.
         method: how many runs, what was left out, and where the intervals come from.
     """
 
@@ -51,109 +97,101 @@ class ServingReport:
     wait_interval_s: Intervals | None
     throughput_per_s: float
     goodput_per_s: float | None
+    promise: Promise | None
     utilization: float
     mean_batch: float
     requests: dict[str, int]
+    retries: int
     queue_growth_per_s: float
+    usd_per_hour: float | None
+    usd_per_1k: float | None
+    kinds: tuple[Kind, ...]
     method: str
+    series: dict[str, list[float]] = field(default_factory=dict, repr=False)
+    bottleneck: str = ""
+    relief: tuple[Relief, ...] = ()
 
 
-def summarize(runs: Sequence[Served], slo: Slo | None) -> ServingReport:
+def summarize(
+    runs: Sequence[RunFigures], replicas: Sequence[Replica], slo: Slo | None
+) -> ServingReport:
     """Summarize independent runs of one fleet under one traffic."""
-    latency_s, latency_interval_s = estimate([_counted(run, run.end_s) for run in runs])
-    wait_s, wait_interval_s = estimate([_counted(run, run.start_s) for run in runs])
+    latency_s, latency_interval_s = _estimate(runs, "latency")
+    wait_s, wait_interval_s = _estimate(runs, "wait")
     totals = {key: sum(run.requests[key] for run in runs) for key in runs[0].requests}
     seconds = sum(run.duration_s for run in runs)
-    good = None
-    if slo is not None:
-        good = sum(int((_latency(run) <= slo.p95_s).sum()) for run in runs) / seconds
-    up_s = sum(server.end_s - server.start_s for run in runs for server in run.servers)
-    busy_s = sum(float(run.busy_within().sum()) for run in runs)
-    num_batches = sum(len(run.batches.size) for run in runs)
-    in_batches = sum(int(run.batches.size.sum()) for run in runs)
+    kinds = _kinds(runs)
+    prices = [kind.usd_per_hour for kind in kinds]
+    usd_per_hour = None if None in prices else math.fsum(p for p in prices if p is not None)
+    per_s = totals["finished"] / seconds if seconds else 0.0
+    priced = usd_per_hour is not None and per_s > 0
+    within = sum(run.within for run in runs)
     return ServingReport(
         status="partial" if any(run.interrupted for run in runs) else "complete",
         latency_s=latency_s,
         latency_interval_s=latency_interval_s,
         wait_s=wait_s,
         wait_interval_s=wait_interval_s,
-        throughput_per_s=totals["finished"] / seconds,
-        goodput_per_s=good,
-        utilization=min(1.0, busy_s / up_s) if up_s else 0.0,
-        mean_batch=in_batches / max(num_batches, 1),
+        throughput_per_s=per_s,
+        goodput_per_s=within / (seconds * (1 - WARM_UP)) if slo and seconds else None,
+        promise=promise(slo, replicas, within, sum(run.ended for run in runs)),
+        utilization=_share((k.utilization * k.servers for k in kinds), (k.servers for k in kinds)),
+        mean_batch=_share((k.share for k in kinds), (k.share / (k.mean_batch or 1) for k in kinds)),
         requests=totals,
+        retries=sum(run.retries for run in runs),
         queue_growth_per_s=0.0,
+        usd_per_hour=usd_per_hour,
+        usd_per_1k=usd_per_hour / 3.6 / per_s if priced and usd_per_hour is not None else None,
+        kinds=kinds,
         method=_method(runs),
+        series=mean_series(runs),
     )
 
 
-def overloaded(growth_per_s: float, capacity_per_s: float, mean_batch: float) -> ServingReport:
+def overloaded(
+    growth_per_s: float, rate: float, replicas: Sequence[Replica], serving: Serving, slo: Slo | None
+) -> ServingReport:
     """The report of a queue that grows without bound: no run would say more."""
     nothing = {"arrived": 0, "finished": 0, "in_flight": 0, "rejected": 0, "timed_out": 0}
+    prices = [replica.usd_per_hour for replica in replicas]
+    usd_per_hour = None if None in prices else math.fsum(p for p in prices if p is not None)
+    per_s = rate - growth_per_s
     return ServingReport(
-        "complete", None, None, None, None, capacity_per_s, None, 1.0, mean_batch, nothing,
-        growth_per_s, "load above capacity: not simulated",
-    )  # fmt: skip
-
-
-def _latency(run: Served) -> Array:
-    latency_s: Array = (run.end_s - run.arrival_s)[run.state == FINISHED]
-    return latency_s
-
-
-def _counted(run: Served, until_s: Array) -> Array:
-    """Seconds from arrival to a moment of the finished requests that came after the warm-up."""
-    counted = (run.state == FINISHED) & (run.arrival_s >= WARM_UP * run.duration_s)
-    seconds: Array = (until_s - run.arrival_s)[counted]
-    return seconds
-
-
-def estimate(
-    samples: Sequence[Array], confidence: float = CONFIDENCE
-) -> tuple[Quantiles | None, Intervals | None]:
-    """Mean and quantiles over runs, with Student's interval of the mean of the runs' own.
-
-    A single run is cut into 10 parts in order. (None, None) where there are no values.
-
-    Args:
-        samples: values of each run.
-        confidence: of the intervals.
-    """
-    if len(samples) == 1:
-        parts = [part for part in np.array_split(samples[0], NUM_BLOCKS) if len(part)]
-    else:
-        parts = [sample for sample in samples if len(sample)]
-    if not parts:
-        return None, None
-    each = [quantiles(part) for part in parts]
-    whole = quantiles(samples[0]) if len(samples) == 1 else _mean(each)
-    interval: Intervals = {}
-    for field in fields(Quantiles):
-        values = [getattr(one, field.name) for one in each]
-        interval[field.name] = _around(getattr(whole, field.name), values, confidence)
-    return whole, interval
-
-
-def _mean(each: Sequence[Quantiles]) -> Quantiles:
-    columns = ([getattr(one, field.name) for one in each] for field in fields(Quantiles))
-    return Quantiles(*(float(np.mean(values)) for values in columns))
-
-
-def _around(center: float, values: Sequence[float], confidence: float) -> tuple[float, float]:
-    """Student's interval; unknown from a single value, hence as wide as times can be."""
-    if len(values) < 2:
-        return (0.0, math.inf)
-    t = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1))
-    half = t * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return (max(0.0, center - half), center + half)
-
-
-def _method(runs: Sequence[Served]) -> str:
-    source = f"{len(runs)} independent runs" if len(runs) > 1 else f"{NUM_BLOCKS} parts of one run"
-    return (
-        f"{source} of {runs[0].duration_s:g} s; the first {WARM_UP:.0%} left out; "
-        f"{CONFIDENCE:.0%} intervals (Student)"
+        status="complete",
+        latency_s=None,
+        latency_interval_s=None,
+        wait_s=None,
+        wait_interval_s=None,
+        throughput_per_s=per_s,
+        goodput_per_s=0.0 if slo else None,
+        promise=promise(slo, replicas, 0, 0),
+        utilization=1.0,
+        mean_batch=max(replica.max_batch(serving) for replica in replicas),
+        requests=nothing,
+        retries=0,
+        queue_growth_per_s=growth_per_s,
+        usd_per_hour=usd_per_hour,
+        usd_per_1k=None if usd_per_hour is None else usd_per_hour / 3.6 / per_s,
+        kinds=(),
+        method="load at or above capacity: not simulated, every batch full",
     )
+
+
+def promise(
+    slo: Slo | None, replicas: Sequence[Replica], within: int, ended: int
+) -> Promise | None:
+    """What became of a promise, if there was one."""
+    if slo is None:
+        return None
+    share = within / ended if ended else 0.0
+    alone_s = min(replica.times.latency(1) for replica in replicas)
+    reason = ""
+    if alone_s > slo.p95_s:
+        reason = (
+            f"one request alone takes {format_seconds(alone_s)}, "
+            f"above the promise of {format_seconds(slo.p95_s)}"
+        )
+    return Promise(slo.p95_s, share >= KEPT_SHARE, share, reason)
 
 
 def growth_per_s(replicas: Sequence[Replica], serving: Serving, rate: float) -> float:
@@ -164,5 +202,53 @@ def growth_per_s(replicas: Sequence[Replica], serving: Serving, rate: float) -> 
     capacities = [r.times.capacity_per_s(r.max_batch(serving)) for r in replicas]
     if serving.routing == "round_robin":
         share = rate / len(replicas)
-        return sum(max(0.0, share - c) for c in capacities) or rate - sum(capacities)
+        if min(capacities) <= share:
+            return sum(max(0.0, share - capacity) for capacity in capacities)
     return rate - sum(capacities)
+
+
+def _estimate(runs: Sequence[RunFigures], name: str) -> tuple[Quantiles | None, Intervals | None]:
+    """Means over runs with their intervals; a single run's from its parts."""
+    each = [q for run in runs if (q := getattr(run, f"{name}_s")) is not None]
+    if not each:
+        return None, None
+    center = average(each)
+    if len(each) == 1:
+        (run,) = (run for run in runs if getattr(run, f"{name}_s") is not None)
+        each = getattr(run, f"{name}_blocks_s")
+    return center, around(center, each)
+
+
+def _kinds(runs: Sequence[RunFigures]) -> tuple[Kind, ...]:
+    seconds = sum(run.duration_s for run in runs) or 1.0
+    all_requests = sum(kind.requests for run in runs for kind in run.kinds.values())
+    rows = []
+    for name in dict.fromkeys(name for run in runs for name in run.kinds):
+        own = [run.kinds[name] for run in runs if name in run.kinds]
+        up_s, requests = sum(k.up_s for k in own), sum(k.requests for k in own)
+        rents = [k.usd for k in own]
+        usd = None if None in rents else math.fsum(r for r in rents if r is not None)
+        rows.append(
+            Kind(
+                name,
+                up_s / seconds,
+                min(1.0, sum(k.busy_s for k in own) / up_s) if up_s else 0.0,
+                requests / max(all_requests, 1),
+                requests / max(sum(k.batches for k in own), 1),
+                None if usd is None else usd / seconds * 3600,
+            )
+        )
+    return tuple(rows)
+
+
+def _share(parts: Iterable[float], wholes: Iterable[float]) -> float:
+    total = math.fsum(wholes)
+    return math.fsum(parts) / total if total else 0.0
+
+
+def _method(runs: Sequence[RunFigures]) -> str:
+    source = f"{len(runs)} independent runs" if len(runs) > 1 else f"{NUM_BLOCKS} parts of one run"
+    return (
+        f"{source} of {runs[0].duration_s:g} s; the first {WARM_UP:.0%} of each left out; "
+        f"{CONFIDENCE:.0%} intervals (Student)"
+    )

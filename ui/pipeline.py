@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from hardware.catalog import common_instances, find_instance, load_prices
 from scheduler.generation import Generation
 from scheduler.graph import Graph
@@ -18,14 +16,14 @@ from scheduler.plan import Plan
 from scheduler.portfolio import solve
 from scheduler.report import Report
 from simulator.billing import Cost, bill
-from simulator.experiment import experiment
+from simulator.experiment import study
 from simulator.generation import GenerationReport, predict_generation
 from simulator.replay import replay
 from simulator.serving import Replica
 from simulator.serving_report import ServingReport
 from simulator.whatif import Outcome, compare_instances, service_times
 from ui.prepare import Prepared, Steps
-from ui.rented import rent
+from ui.rented import hardware_name, rent
 from ui.scenario import Scenario
 from ui.source import captured
 
@@ -150,9 +148,9 @@ def serve_traffic(prepared: Prepared) -> ServingReport:
     if scenario.traffic is None:
         raise ValueError("traffic: the scenario has none")
     max_batch = scenario.serving.batch.max or scenario.model.batch
-    times = service_times(problem.graph, problem.cluster, max_batch, problem.costs)
+    times = service_times(problem.graph, problem.cluster, 2 * max_batch, problem.costs)
     usd_per_hour, provenance = rent(scenario)
-    replica = Replica("hardware", times, usd_per_hour, provenance)
-    fleet = [replica] * scenario.serving.replicas
-    rng = np.random.default_rng(scenario.traffic.seed)
-    return experiment(fleet, scenario.traffic, scenario.serving, rng)
+    replica = Replica(hardware_name(scenario), times, usd_per_hour, provenance)
+    rules = scenario.serving
+    rules = replace(rules, batch=replace(rules.batch, max=max_batch))
+    return study([replica] * rules.replicas, scenario.traffic, rules)

@@ -84,3 +84,10 @@ def rent(scenario: Scenario) -> tuple[float | None, str]:
     if choice.usd_per_hour is not None:
         return choice.usd_per_hour, "prices.usd_per_hour of the scenario"
     return None, "this machine has no price; set prices.usd_per_hour"
+
+
+def hardware_name(scenario: Scenario) -> str:
+    """What to call the scenario's hardware: 'this machine', its instances, or its file's name."""
+    if isinstance(scenario.hardware, Rented):
+        return " + ".join(scenario.hardware.instances)
+    return "this machine" if scenario.hardware == "local" else Path(scenario.hardware).stem

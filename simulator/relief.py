@@ -1,0 +1,86 @@
+"""What holds requests up, found by trying what would relieve it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from hardware.units import format_seconds
+from simulator.serving import Replica, Serving
+from simulator.serving_report import Relief, ServingReport
+
+Try = Callable[[Sequence[Replica], Serving], ServingReport]
+
+WORTHWHILE = 0.05
+"""Share by which a change must lower the 95th percentile to count as relief."""
+
+
+def one_more(fleet: Sequence[Replica], serving: Serving) -> Iterator[tuple[str, list[Replica]]]:
+    """A further server of each kind."""
+    for kind in dict.fromkeys(fleet):
+        yield f"one more {kind.name}", [*fleet, kind]
+
+
+def rules(fleet: Sequence[Replica], serving: Serving) -> Iterator[tuple[str, Serving]]:
+    """Other batches and routing; a batch must be of a size whose times are known."""
+    batch = serving.batch
+    largest = max(replica.max_batch(serving) for replica in fleet)
+    for word, size in (("twice", 2 * largest), ("half", largest // 2)):
+        if 1 <= size <= min(replica.times.sizes[-1] for replica in fleet):
+            yield f"{word} the largest batch", replace(serving, batch=replace(batch, max=size))
+    if batch.wait_s > 0 and largest > 1:
+        yield "no wait for company", replace(serving, batch=replace(batch, wait_s=0.0))
+    for routing in ("shortest_queue", "shared_queue", "fastest"):
+        if len(fleet) > 1 and routing != serving.routing:
+            yield f"routing {routing}", replace(serving, routing=routing)
+
+
+def relieve(
+    base: ServingReport, fleet: Sequence[Replica], serving: Serving, attempt: Try
+) -> ServingReport:
+    """Add to a report what each change would give, the best first, and what that shows.
+
+    `attempt` simulates a fleet under the traffic, always with the same random numbers. A report
+    whose attempts are interrupted is partial.
+    """
+    now = attempt(fleet, serving)
+    tried = [(change, attempt(more, serving)) for change, more in one_more(fleet, serving)]
+    tried += [(change, attempt(fleet, other)) for change, other in rules(fleet, serving)]
+    if any(report.status == "partial" for _, report in [("", now), *tried]):
+        return replace(base, status="partial")
+    reliefs = [
+        Relief(
+            change,
+            report.latency_s.p95 if report.latency_s else None,
+            report.throughput_per_s,
+            report.queue_growth_per_s,
+            report.usd_per_hour,
+        )
+        for change, report in tried
+    ]
+    reliefs.sort(key=lambda r: (r.p95_s is None, r.p95_s or r.queue_growth_per_s))
+    return replace(base, bottleneck=_bottleneck(now, reliefs), relief=tuple(reliefs))
+
+
+def _bottleneck(now: ServingReport, reliefs: Sequence[Relief]) -> str:
+    best = reliefs[0]
+    if now.latency_s is None or now.wait_s is None:
+        carried = f"capacity: at most {now.throughput_per_s:.4g} requests/s are answered"
+        if best.p95_s is None:
+            return f"{carried}; no single change here carries the load"
+        return f"{carried}; {best.change} carries the load"
+    p95_s = now.latency_s.p95
+    if best.p95_s is not None and best.p95_s < p95_s * (1 - WORTHWHILE):
+        return (
+            f"{_place(now)}; {best.change} changes the p95 from {format_seconds(p95_s)} to "
+            f"{format_seconds(best.p95_s)}"
+        )
+    return f"{_place(now)}; no change here lowers the p95 by {WORTHWHILE:.0%}"
+
+
+def _place(now: ServingReport) -> str:
+    """Where the mean latency is spent."""
+    assert now.latency_s is not None
+    assert now.wait_s is not None
+    share = now.wait_s.mean / now.latency_s.mean if now.latency_s.mean else 0.0
+    if share > 0.5:
+        return f"waiting: {share:.0%} of the mean latency, servers {now.utilization:.0%} busy"
+    return f"computing: {1 - share:.0%} of the mean latency, servers {now.utilization:.0%} busy"
