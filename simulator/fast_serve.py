@@ -79,7 +79,7 @@ def _outcome(
     )
     end_s, state = settle(arrival_s, answer_s, rejected, until_s, timeout_s)
     columns = Batches(*(batches[name].copy() for name in ("start_s", "busy_s", "server", "size")))
-    return Served(arrival_s, start_s, end_s, state, columns, up, until_s, 0, interrupted)
+    return Served(arrival_s, start_s, end_s, state, columns, up, until_s, interrupted=interrupted)
 
 
 def _limits(serving: Serving, num: int) -> tuple[float, int, float, float]:
