@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from scheduler.report import Quantiles, quantiles
 from simulator.trace import Array
@@ -47,7 +47,7 @@ def student(
     """
     if len(values) < 2:
         return (center, center)
-    t = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1))
+    t = float(stdtrit(len(values) - 1, 0.5 + confidence / 2))
     half = t * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return (max(0.0, center - half), center + half)
 

@@ -50,22 +50,28 @@ def experiment(
     Ctrl-C ends it with what is known, marked partial.
 
     Raises:
+        KeyboardInterrupt: nothing is known yet.
         ValueError: there are no replicas, or the trace cannot be read.
     """
     if not fleet:
         raise ValueError("serving: replicas must be positive, got 0")
     engine = choose_engine(serving, actors)
     runs: list[RunFigures] = []
-    for own in rng.spawn(num_runs(fleet, traffic, serving, actors)):
-        requests = draw(traffic, own)
-        if not runs and not actors and not serving.limits.shed_load:
-            rate = requests.rate if traffic.rate is None else traffic.rate
-            growth = growth_per_s(fleet, serving, rate)
-            if growth >= 0:
-                return overloaded(growth, rate, fleet, serving, traffic.slo)
-        runs.append(measure(engine(fleet, requests, serving, own), traffic.slo))
-        if runs[-1].interrupted:
-            break
+    try:
+        for own in rng.spawn(num_runs(fleet, traffic, serving, actors)):
+            requests = draw(traffic, own)
+            if not runs and not actors and not serving.limits.shed_load:
+                rate = requests.rate if traffic.rate is None else traffic.rate
+                growth = growth_per_s(fleet, serving, rate)
+                if growth >= 0:
+                    return overloaded(growth, rate, fleet, serving, traffic.slo)
+            runs.append(measure(engine(fleet, requests, serving, own), traffic.slo))
+            if runs[-1].interrupted:
+                break
+    except KeyboardInterrupt:
+        if not runs:
+            raise
+        runs[-1] = replace(runs[-1], interrupted=True)
     return summarize(runs, fleet, traffic.slo)
 
 

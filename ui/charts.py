@@ -155,3 +155,32 @@ def fleet_chart(fleets: Sequence[Fleet]) -> Chart:
         .encode(x="USD per hour:Q", y=alt.Y("fleet:N", sort="x", title=None))
         .properties(width=WIDTH - 160, height=24 * max(1, len(rows)), title="Cheapest fleets")
     )
+
+
+def serving_chart(series: Mapping[str, Sequence[float]]) -> Chart:
+    """Arrivals, waiting requests, and servers up and busy over time, one below the other."""
+    panels = {
+        "arrivals_per_s": ("requests per second", "arrivals"),
+        "waiting": ("requests", "waiting"),
+        "servers_up": ("servers", "up"),
+        "servers_busy": ("servers", "busy"),
+    }
+    rows = [
+        {"hours": time_s / 3600, "value": value, "unit": panels[name][0], "line": panels[name][1]}
+        for name, values in series.items()
+        if name in panels
+        for time_s, value in zip(series["time_s"], values, strict=True)
+    ]
+    return (
+        alt.Chart(_data(rows))
+        .mark_line(interpolate="step")
+        .encode(
+            x=alt.X("hours:Q", title="hours"),
+            y=alt.Y("value:Q", title=None),
+            color=alt.Color("line:N", title=None),
+            row=alt.Row("unit:N", title=None, sort=None),
+            tooltip=["hours:Q", "line:N", "value:Q"],
+        )
+        .properties(width=WIDTH - 60, height=110, title="Serving over time, mean of the runs")
+        .resolve_scale(y="independent")
+    )

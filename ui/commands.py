@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from hardware.cluster_file import read_cluster
-from hardware.documents import to_plain, write_json
+from hardware.documents import write_json
 from hardware.units import format_seconds, format_usd
 from scheduler.coarsen import at_grain
 from scheduler.graph import Graph
@@ -23,13 +23,15 @@ from scheduler.precision import unsupported
 from ui import files, pipeline, prepare, sizing, terminal
 from ui.calibration import calibrate as calibrate
 from ui.emit import emit
-from ui.exits import DONE, RUN_FAILED
+from ui.exits import DONE, INTERRUPTED, RUN_FAILED
 from ui.inventory import devices as devices
 from ui.inventory import prices as prices
 from ui.prepare import Prepared
 from ui.rented import rent
 from ui.scenario import ModelSpec, Scenario, read_scenario, vary
 from ui.source import capture_document, captured
+from ui.terminal_serving import show_serving
+from ui.traffic import serve_traffic
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -163,25 +165,51 @@ def _with_plan(prepared: Prepared, chosen: Plan | None) -> tuple[Prepared, Plan]
 def simulate(arguments: argparse.Namespace) -> int:
     """Scenario or plan to predicted report."""
     scenario, given = _scenario_and_plan(arguments.scenario)
+    if scenario.model.is_service:
+        return _simulate_service(arguments, scenario)
     prepared, chosen = _with_plan(prepare.prepare_anywhere(scenario, terminal.steps), given)
     predicted, cost = pipeline.predict(prepared, chosen, terminal.steps)
     document = files.report_document(prepared, chosen, predicted, cost)
     if scenario.traffic:
-        document["serving"] = to_plain(pipeline.serve_traffic(prepared))
+        serving = serve_traffic(scenario, prepared, terminal.steps)
+        document = files.with_serving(document, scenario, serving)
     if not emit(arguments, document):
         terminal.show_plans(prepared)
         terminal.show_prediction(predicted, prepared)
         if document["generation"]:
             terminal.show_generation(document["generation"])
         if scenario.traffic:
-            terminal.show_serving(document["serving"], str(scenario.traffic))
-        if cost:
+            show_serving(document["serving"], str(scenario.traffic))
+        elif cost:
             sold = "tokens" if document["generation"] else "inferences"
             sold = "samples" if document["mode"] == "training" else sold
             terminal.out.print(
                 f"{format_usd(cost.usd_per_hour)}/h, {format_usd(cost.usd_per_1k)} per 1,000 {sold}"
             )
-    return DONE
+        from ui.page import write_page
+
+        page = files.new_run_folder(scenario.name) / "report.html"
+        write_page(page, prepared, chosen, document, [])
+        terminal.out.print(f"Report: {page}")
+    return _done_or_partial(document)
+
+
+def _simulate_service(arguments: argparse.Namespace, scenario: Scenario) -> int:
+    """A queueing study without a model."""
+    document = files.service_document(scenario, serve_traffic(scenario, None, terminal.steps))
+    if not emit(arguments, document):
+        from ui.page import write_service_page
+
+        show_serving(document["serving"], str(scenario.traffic))
+        page = files.new_run_folder(scenario.name) / "report.html"
+        write_service_page(page, document)
+        terminal.out.print(f"Report: {page}")
+    return _done_or_partial(document)
+
+
+def _done_or_partial(document: dict[str, Any]) -> int:
+    """An interrupted run's report is shown all the same, and marked."""
+    return INTERRUPTED if document["status"].startswith("partial") else DONE
 
 
 def execute(arguments: argparse.Namespace) -> int:

@@ -13,9 +13,11 @@ from scheduler.report import Report, relative_error
 from scheduler.timeline import Span
 from simulator.billing import Cost
 from simulator.capacity import Fleet
+from simulator.serving_report import ServingReport
 from simulator.whatif import Outcome
 from ui.pipeline import Measured, generation_report
 from ui.prepare import Prepared
+from ui.rented import rent
 from ui.scenario import Scenario, parse_scenario
 
 _BATCHES = {
@@ -131,6 +133,53 @@ def report_document(
             "intervals are the 90 % band of the times' provenance; of a measurement, its range",
         ],
     }
+
+
+def with_serving(
+    document: dict[str, Any], scenario: Scenario, serving: ServingReport
+) -> dict[str, Any]:
+    """The report file with what requests meet under the scenario's traffic, and what they cost."""
+    plain = to_plain(serving)
+    cost = document["cost"]
+    if serving.usd_per_hour is not None:
+        source = f"{rent(scenario)[1]}; the fleet under this traffic"
+        cost = {
+            "usd_per_hour": serving.usd_per_hour,
+            "usd_per_1k": serving.usd_per_1k,
+            "provenance": source,
+        }
+    partial = serving.status == "partial"
+    return {
+        **document,
+        "status": "partial: interrupted" if partial else document["status"],
+        "serving": plain,
+        "wait_s": plain["wait_s"],
+        "requests": plain["requests"],
+        "cost": cost,
+    }
+
+
+def service_document(scenario: Scenario, serving: ServingReport) -> dict[str, Any]:
+    """The report file of a service, which has no plan: its prediction is what requests meet."""
+    predicted = {
+        "latency_s": to_plain(serving.latency_s) if serving.latency_s else None,
+        "throughput_per_s": serving.throughput_per_s,
+        "utilization": {kind.name: kind.utilization for kind in serving.kinds},
+    }
+    document = {
+        "schema": "apportion.report/1",
+        "name": scenario.name,
+        "status": "complete",
+        "scenario": to_plain(scenario),
+        "mode": "service",
+        "units": {"latency_s": "s per request", "throughput_per_s": "requests/s"},
+        "predicted": predicted,
+        "measured": None,
+        "error": None,
+        "cost": None,
+        "provenance": {scenario.model.source: "literal: mean_s and cv of the scenario"},
+    }
+    return with_serving(document, scenario, serving)
 
 
 def errors(predicted: Report, measured: Report) -> dict[str, Any]:

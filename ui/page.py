@@ -11,7 +11,7 @@ from hardware.units import format_seconds, format_usd
 from scheduler.plan import Plan
 from scheduler.timeline import Span
 from simulator.whatif import Outcome
-from ui.charts import cost_chart, graph_chart, timeline_chart
+from ui.charts import cost_chart, graph_chart, serving_chart, timeline_chart
 from ui.prepare import Prepared
 
 STYLE = """
@@ -36,14 +36,30 @@ def write_page(
     ]
     if any(outcome.cost for outcome in what_if):
         charts.append(cost_chart(what_if))
+    if document.get("serving") and document["serving"]["series"]:
+        charts.append(serving_chart(document["serving"]["series"]))
+    _write(path, charts, _summary(document, str(prepared.scenario.model)), document["name"])
+
+
+def write_service_page(path: Path, document: dict[str, Any]) -> None:
+    """Write the report of a service, which has no plan, as one HTML file."""
+    series = document["serving"]["series"]
+    charts = [serving_chart(series)] if series else []
+    parts = [
+        f"<h1>{escape(document['name'])}</h1>",
+        f"<p>{escape(document['scenario']['model']['source'])}. "
+        f"Status: {escape(document['status'])}.</p>",
+        _serving(document["serving"]),
+    ]
+    _write(path, charts, "".join(parts), document["name"])
+
+
+def _write(path: Path, charts: list[Any], summary: str, name: str) -> None:
     drawn = alt.vconcat(*charts).resolve_scale(color="independent")
     page = drawn.to_html(inline=True, embed_options={"actions": False})
-    head = f"<title>Apportion: {escape(document['name'])}</title><style>{STYLE}</style>"
+    head = f"<title>Apportion: {escape(name)}</title><style>{STYLE}</style>"
     page = _insert(page, head, mark="</head>")
-    write_text(
-        path,
-        _insert(page, _summary(document, str(prepared.scenario.model)), mark="<body>", behind=True),
-    )
+    write_text(path, _insert(page, summary, mark="<body>", behind=True))
 
 
 def _insert(page: str, text: str, mark: str, behind: bool = False) -> str:
@@ -65,6 +81,7 @@ def _summary(document: dict[str, Any], model: str) -> str:
         f"{plan['gap']:.1%} above the optimum; {plan['num_micro_batches']} micro-batches a batch, "
         f"{plan['in_flight']} in flight. Status: {escape(document['status'])}.</p>",
         _figures(document),
+        _serving(document.get("serving")),
         _what_if(document["what_if"]),
     ]
     notes = [f"times on {d}: {p}" for d, p in document["provenance"].items()]
@@ -99,6 +116,38 @@ def _figures(document: dict[str, Any]) -> str:
         throughput = f"{report['throughput_per_s']:.4g}/s, {latency}"
         rows.append([f"unsplit on {name}", "", "", throughput, ""])
     return _table(rows)
+
+
+def _serving(serving: dict[str, Any] | None) -> str:
+    """What requests meet under traffic."""
+    if not serving:
+        return ""
+    rows = [["", "latency", "95 % interval", "of which wait", "95 % interval"]]
+    for statistic, value_s in (serving["latency_s"] or {}).items():
+        rows.append([
+            statistic, format_seconds(value_s),
+            " to ".join(map(format_seconds, serving["latency_interval_s"][statistic])),
+            format_seconds(serving["wait_s"][statistic]),
+            " to ".join(map(format_seconds, serving["wait_interval_s"][statistic])),
+        ])  # fmt: skip
+    growth = serving["queue_growth_per_s"]
+    lines = [f"The queue grows without bound, by {growth:.3g} requests/s."] if growth > 0 else []
+    if serving["promise"]:
+        within = f"{serving['promise']['share_within']:.2%} of the requests within it"
+        lines.append(f"Promise of {format_seconds(serving['promise']['p95_s'])}: {within}.")
+    if serving["usd_per_hour"] is not None:
+        lines.append(f"Cost: {format_usd(serving['usd_per_hour'])}/h.")
+    lines += [f"Bottleneck: {serving['bottleneck']}"] if serving["bottleneck"] else []
+    changes = [["change", "p95", "USD/h"]]
+    for relief in serving["relief"]:
+        usd, p95_s = relief["usd_per_hour"], relief["p95_s"]
+        changes.append([
+            relief["change"], "without bound" if p95_s is None else format_seconds(p95_s),
+            "" if usd is None else format_usd(usd),
+        ])  # fmt: skip
+    note = f"<p>{'<br>'.join(map(escape, lines))}</p><p class=note>{escape(serving['method'])}</p>"
+    tables = (_table(part) for part in (rows, changes) if len(part) > 1)
+    return f"<h2>Under traffic</h2>{note}{''.join(tables)}"
 
 
 def _what_if(rows: list[dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""What is done with a prepared scenario: plan, predict, price, execute, serve.
+"""What is done with a prepared scenario: plan, predict, price, execute.
 
 Torch is imported inside the functions that need it, so that help and catalogs answer at once.
 """
@@ -16,14 +16,11 @@ from scheduler.plan import Plan
 from scheduler.portfolio import solve
 from scheduler.report import Report
 from simulator.billing import Cost, bill
-from simulator.experiment import study
 from simulator.generation import GenerationReport, predict_generation
 from simulator.replay import replay
-from simulator.serving import Replica
-from simulator.serving_report import ServingReport
-from simulator.whatif import Outcome, compare_instances, service_times
+from simulator.whatif import Outcome, compare_instances
 from ui.prepare import Prepared, Steps
-from ui.rented import hardware_name, rent
+from ui.rented import rent
 from ui.scenario import Scenario
 from ui.source import captured
 
@@ -131,26 +128,3 @@ def execute(
     with steps("Running the unsplit model on all cores") as tell:
         baselines["all cores"], _ = whole.run_whole(all_cores(), model, batch, tell)
     return Measured(execution, baselines)
-
-
-def serve_traffic(prepared: Prepared) -> ServingReport:
-    """Simulate the scenario's traffic on its replicas.
-
-    Raises:
-        ValueError: the scenario has no traffic.
-    """
-    scenario, problem = prepared.scenario, prepared.problem
-    if problem.graph.mode != "inference":
-        raise ValueError(
-            f"traffic: requests are inferences, model.mode is {scenario.model.mode}; "
-            "leave traffic out"
-        )
-    if scenario.traffic is None:
-        raise ValueError("traffic: the scenario has none")
-    max_batch = scenario.serving.batch.max or scenario.model.batch
-    times = service_times(problem.graph, problem.cluster, 2 * max_batch, problem.costs)
-    usd_per_hour, provenance = rent(scenario)
-    replica = Replica(hardware_name(scenario), times, usd_per_hour, provenance)
-    rules = scenario.serving
-    rules = replace(rules, batch=replace(rules.batch, max=max_batch))
-    return study([replica] * rules.replicas, scenario.traffic, rules)

@@ -10,7 +10,7 @@ from hardware.prices import Market
 from scheduler.grouping import Grain
 from scheduler.precision import Precision, Pruning
 from scheduler.problem import Objective
-from simulator.arrivals import Traffic
+from simulator.arrivals import Traffic, positive
 from simulator.serving import Serving
 
 
@@ -19,12 +19,15 @@ class ModelSpec:
     """What is run.
 
     Attributes:
-        source: zoo:NAME, python:MODULE:FACTORY, python:FILE.py:FACTORY, hf:FILE, onnx:FILE, or
-            graph:FILE for a graph or a placement instance.
+        source: zoo:NAME, python:MODULE:FACTORY, python:FILE.py:FACTORY, hf:FILE, onnx:FILE,
+            graph:FILE for a graph or a placement instance, or service:exponential, :deterministic
+            or :lognormal for a queueing study without a model.
         mode: `inference`, `training` (a step: forward, backward, optimizer) or `generation`.
         tokens: read at once by a model of text, for inference and training.
         prompt_tokens, new_tokens: of a generation (128 each).
         optimizer, momentum: of training; adam unless it says sgd.
+        mean_s, cv: of a service: the mean time of a batch, and its coefficient of variation where
+            it is lognormal.
         precision, pruning: what-ifs, which are predicted and not run.
     """
 
@@ -38,6 +41,8 @@ class ModelSpec:
     new_tokens: int | None = None
     optimizer: Literal["adam", "sgd"] | None = None
     momentum: float | None = None
+    mean_s: float | None = None
+    cv: float | None = None
     precision: Precision = field(default_factory=Precision)
     pruning: Pruning = field(default_factory=Pruning)
 
@@ -57,10 +62,23 @@ class ModelSpec:
         for key, modes in belongs.items():
             if getattr(self, key) is not None and self.mode not in modes:
                 raise ValueError(f"{key} needs mode {' or '.join(modes)}, got mode {self.mode}")
+        self._check_service()
         if self.momentum is not None and not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be from 0 and below 1, got {self.momentum}")
         if self.momentum is not None and self.optimizer != "sgd":
             raise ValueError("momentum needs optimizer: sgd")
+
+    def _check_service(self) -> None:
+        positive("model", mean_s=self.mean_s, cv=self.cv)
+        if self.is_service and self.mean_s is None:
+            raise ValueError(f"{self.source} needs mean_s: the seconds that a batch takes")
+        if not self.is_service and (self.mean_s is not None or self.cv is not None):
+            raise ValueError(f"mean_s and cv need a source service:…, got {self.source}")
+
+    @property
+    def is_service(self) -> bool:
+        """Whether it is a server without a model."""
+        return self.source.startswith("service:")
 
     @property
     def is_what_if(self) -> bool:
@@ -102,6 +120,19 @@ class Rented:
 
 
 @dataclass(frozen=True)
+class FleetPart:
+    """Replicas of the same model on other hardware, which share the traffic."""
+
+    __pydantic_config__ = STRICT
+    hardware: Rented | str
+    replicas: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse a part of none."""
+        positive("fleet", replicas=self.replicas)
+
+
+@dataclass(frozen=True)
 class Constraints:
     """Pins (operator or module: device) and the share of memory that stays free."""
 
@@ -133,6 +164,7 @@ class Scenario:
         grain: what is placed together: operators, chains, layers, blocks, or the number of groups.
         algorithm: name of a placement algorithm, or 'auto' for the best of all.
         num_micro_batches: parts that a batch is cut into; 'auto' chooses.
+        fleet: further replicas on other hardware, beside `serving.replicas` on `hardware`.
     """
 
     __pydantic_config__ = STRICT
@@ -145,6 +177,7 @@ class Scenario:
     constraints: Constraints = field(default_factory=Constraints)
     traffic: Traffic | None = None
     serving: Serving = field(default_factory=Serving)
+    fleet: tuple[FleetPart, ...] = ()
     prices: PriceChoice = field(default_factory=PriceChoice)
     name: str = ""
 

@@ -7,6 +7,7 @@ from simulator.capacity import Candidate, Fleet, size_fleets
 from simulator.whatif import service_times
 from ui.prepare import Steps, capture_graph, is_local, prepare_anywhere
 from ui.scenario import Scenario
+from ui.traffic import one_server
 
 
 def check_promise(scenario: Scenario) -> None:
@@ -28,6 +29,12 @@ def size(scenario: Scenario, steps: Steps, names: list[str] | None = None) -> li
         ValueError: the scenario has no traffic or no promise.
     """
     check_promise(scenario)
+    assert scenario.traffic is not None
+    if scenario.model.is_service:
+        server = one_server(scenario, None)
+        alone = Candidate(server.name, server.times, server.usd_per_hour, "literal")
+        with steps("Simulating fleets") as tell:
+            return size_fleets([alone], scenario.traffic, scenario.serving, tell)
     max_batch = scenario.serving.batch.max or scenario.model.batch
     candidates = []
     if is_local(scenario):

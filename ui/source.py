@@ -22,6 +22,10 @@ def captured(model: ModelSpec) -> Graph | Generation:
         ValueError: the source is unknown or cannot be captured.
     """
     scheme, _, path = model.source.partition(":")
+    if scheme == "service":
+        raise ValueError(
+            f"{model.source} is a queueing study without a model; apportion simulate serves it"
+        )
     if scheme == "graph":
         return (
             read_instance(Path(path)).graph if is_instance(Path(path)) else read_graph(Path(path))

@@ -90,9 +90,9 @@ def show_generation(report: Mapping[str, Any]) -> None:
     """A generation as predicted: time to the first token, per further token, and in all."""
     count = f"{report['prompt_tokens']} prompt and {report['new_tokens']} new tokens"
     rows = [
-        ["time to first token", format_seconds(report["ttft_s"]), _band(report["ttft_band_s"])],
-        ["time per output token", format_seconds(report["tpot_s"]), _band(report["tpot_band_s"])],
-        ["whole answer", format_seconds(report["seconds"]), _band(report["band_s"])],
+        ["time to first token", format_seconds(report["ttft_s"]), band(report["ttft_band_s"])],
+        ["time per output token", format_seconds(report["tpot_s"]), band(report["tpot_band_s"])],
+        ["whole answer", format_seconds(report["seconds"]), band(report["band_s"])],
         ["tokens/s of the batch", f"{report['tokens_per_s']:.4g}", ""],
         ["cache of keys and values", format_bytes(report["kv_bytes"]), ""],
     ]
@@ -149,7 +149,7 @@ def show_prediction(predicted: Report, prepared: Prepared) -> None:
     latency, throughput = predicted.latency_band_s, predicted.throughput_band_per_s
     what, per_s = RUN_OF_MODE.get(prepared.graph.mode, ("latency of a batch", "throughput (1/s)"))
     rows = [
-        [what, format_seconds(predicted.latency_s.p50), _band(latency)],
+        [what, format_seconds(predicted.latency_s.p50), band(latency)],
         [
             per_s,
             f"{predicted.throughput_per_s:.4g}",
@@ -165,8 +165,9 @@ def show_prediction(predicted: Report, prepared: Prepared) -> None:
     show_provenance(prepared)
 
 
-def _band(band: Sequence[float]) -> str:
-    return f"{format_seconds(band[0])} to {format_seconds(band[1])}"
+def band(interval: Sequence[float]) -> str:
+    """Word an interval of seconds."""
+    return f"{format_seconds(interval[0])} to {format_seconds(interval[1])}"
 
 
 def show_comparison(predicted: Report, measured: Measured) -> None:
@@ -178,7 +179,7 @@ def show_comparison(predicted: Report, measured: Measured) -> None:
             "latency of a batch",
             predicted.latency_s.p50,
             real.latency_s.p50,
-            _band(real.latency_band_s),
+            band(real.latency_band_s),
         ),
         [
             "throughput (1/s)",
@@ -259,7 +260,7 @@ def show_outcomes(
             continue
         rows.append([
             o.name, format_usd(o.cost.usd_per_1k), format_usd(o.cost.usd_per_hour),
-            f"{format_seconds(o.report.latency_s.p50)} ({_band(o.report.latency_band_s)})",
+            f"{format_seconds(o.report.latency_s.p50)} ({band(o.report.latency_band_s)})",
             f"{o.report.throughput_per_s:.4g}", f"{_devices(o.plan)}; {o.provenance}",
         ])  # fmt: skip
     columns = [
@@ -290,7 +291,7 @@ def show_fleets(fleets: list[Fleet], title: str) -> None:
         rows.append([
             f.name, str(f.replicas), str(f.lower_bound_replicas),
             "no price" if f.usd_per_hour is None else format_usd(f.usd_per_hour),
-            f"{format_seconds(f.report.latency_s.p95)} ({_band((low, high))})",
+            f"{format_seconds(f.report.latency_s.p95)} ({band((low, high))})",
             f"{f.report.utilization:.0%}", f.provenance,
         ])  # fmt: skip
     columns = [
@@ -310,29 +311,6 @@ def show_fleets(fleets: list[Fleet], title: str) -> None:
                 "prediction in 9 of 10 cases."
             )
     out.print("Measure before renting a fleet on predicted times.\n")
-
-
-def show_serving(serving: dict[str, Any], traffic: str) -> None:
-    """What requests meet under the scenario's traffic."""
-    if serving["latency_s"] is None:
-        growth = serving["queue_growth_per_s"]
-        out.print(f"Under {traffic} the queue grows by {growth:.3g} requests/s without bound.\n")
-        return
-    rows = [
-        [
-            f"{name} {q}",
-            format_seconds(serving[f"{name}_s"][q]),
-            _band(serving[f"{name}_interval_s"][q]),
-        ]
-        for name in ("latency", "wait")
-        for q in ("mean", "p50", "p90", "p95", "p99")
-    ]
-    rows += [
-        ["servers busy", f"{serving['utilization']:.0%}", ""],
-        ["mean batch", f"{serving['mean_batch']:.3g}", ""],
-        ["requests", ", ".join(f"{k} {v}" for k, v in serving["requests"].items()), ""],
-    ]
-    table(f"Under {traffic}", ["", "simulated", "95 % interval"], rows)
 
 
 def show_devices(devices: Mapping[str, DeviceProfile], title: str) -> None:

@@ -1,0 +1,123 @@
+"""What requests meet under traffic, in the terminal."""
+
+from typing import Any
+
+from hardware.units import format_seconds, format_usd
+from ui.terminal import band, out, table
+
+BARS = " ▁▂▃▄▅▆▇█"
+
+
+def show_serving(serving: dict[str, Any], traffic: str) -> None:
+    """What requests meet, what the servers do, what it costs, and what would help."""
+    if serving["status"] == "partial":
+        out.print("[bold]Partial[/]: interrupted; the figures are of the runs until then.\n")
+    if serving["queue_growth_per_s"] > 0:
+        out.print(
+            f"Under {traffic} the queue grows without bound, by "
+            f"{serving['queue_growth_per_s']:.3g} requests/s: at most "
+            f"{serving['throughput_per_s']:.4g}/s are answered, so there are no percentiles.\n"
+        )
+    elif serving["latency_s"] is None:
+        out.print(f"Under {traffic} no request was answered after the warm-up.\n")
+    else:
+        _show_times(serving, traffic)
+    _show_figures(serving)
+    _show_servers(serving)
+    _show_series(serving["series"])
+    _show_relief(serving)
+
+
+def _show_times(serving: dict[str, Any], traffic: str) -> None:
+    rows = [
+        [
+            statistic,
+            format_seconds(serving["latency_s"][statistic]),
+            band(serving["latency_interval_s"][statistic]),
+            format_seconds(serving["wait_s"][statistic]),
+            band(serving["wait_interval_s"][statistic]),
+        ]
+        for statistic in ("mean", "p50", "p90", "p95", "p99")
+    ]
+    columns = ["", "latency", "95 % interval", "of which wait", "95 % interval"]
+    table(f"Simulated under {traffic}", columns, rows)
+    out.print(f"{serving['method']}\n")
+
+
+def _show_figures(serving: dict[str, Any]) -> None:
+    counts = ", ".join(f"{v:,} {k.replace('_', ' ')}" for k, v in serving["requests"].items())
+    rows = [
+        ["answered", f"{serving['throughput_per_s']:.4g}/s"],
+        ["requests", counts if serving["requests"]["arrived"] else "not simulated"],
+    ]
+    if serving["retries"]:
+        rows.append(["sent again", f"{serving['retries']:,}"])
+    if promise := serving["promise"]:
+        word = "kept" if promise["kept"] else "not kept"
+        within = f"{promise['share_within']:.2%} within {format_seconds(promise['p95_s'])}"
+        rows.append(["promise", f"{word}: {promise['reason'] or within}"])
+        rows.append(["goodput within it", f"{serving['goodput_per_s']:.4g}/s"])
+    if serving["usd_per_hour"] is not None:
+        hourly, per_1k = format_usd(serving["usd_per_hour"]), serving["usd_per_1k"]
+        each = f", {format_usd(per_1k)} per 1,000 requests" if per_1k is not None else ""
+        rows.append(["cost", f"{hourly}/h{each}"])
+    else:
+        rows.append(["cost", "no price; set prices.usd_per_hour"])
+    table("Requests", ["", "simulated"], rows)
+
+
+def _show_servers(serving: dict[str, Any]) -> None:
+    rows = [
+        [
+            kind["name"],
+            f"{kind['servers']:.3g}",
+            f"{kind['utilization']:.0%}",
+            f"{kind['share']:.0%}",
+            f"{kind['mean_batch']:.3g}",
+            "no price" if kind["usd_per_hour"] is None else format_usd(kind["usd_per_hour"]),
+        ]
+        for kind in serving["kinds"]
+    ]
+    if rows:
+        columns = ["servers", "up", "busy", "share of requests", "mean batch", "USD/h"]
+        table("Servers", columns, rows)
+
+
+def _show_series(series: dict[str, list[float]]) -> None:
+    if not series:
+        return
+    units = {
+        "arrivals_per_s": "arrivals/s", "waiting": "requests waiting", "servers_up": "servers up",
+        "servers_busy": "servers busy",
+    }  # fmt: skip
+    rows = [
+        [units[name], bars(values), f"{min(values):.3g} to {max(values):.3g}"]
+        for name, values in series.items()
+        if name in units
+    ]
+    end_s = series["time_s"][-1] + series["time_s"][0]
+    table(f"Over {format_seconds(end_s)}", ["", "mean of the runs", "range"], rows)
+
+
+def bars(values: list[float]) -> str:
+    """A line of bars from 0 to the largest value."""
+    top = max(values) or 1.0
+    return "".join(BARS[round(value / top * (len(BARS) - 1))] for value in values)
+
+
+def _show_relief(serving: dict[str, Any]) -> None:
+    if not serving["relief"]:
+        return
+    rows = [
+        [
+            relief["change"],
+            f"queue grows {relief['queue_growth_per_s']:.3g}/s"
+            if relief["p95_s"] is None
+            else format_seconds(relief["p95_s"]),
+            f"{relief['throughput_per_s']:.4g}",
+            "no price" if relief["usd_per_hour"] is None else format_usd(relief["usd_per_hour"]),
+        ]
+        for relief in serving["relief"]
+    ]
+    out.print(f"[bold]Bottleneck[/]: {serving['bottleneck']}\n")
+    table("One change at a time", ["change", "p95", "answered/s", "USD/h"], rows)
