@@ -43,11 +43,15 @@ def critical_path(problem: Problem) -> float:
 
 
 def load_bound(problem: Problem) -> float:
-    """Largest device load when operators may be cut in pieces and sent for free.
+    """Largest device load of a micro-batch when operators may be cut in pieces and sent for free.
 
     min z  s.t.  sum_d x[o,d] = 1,  sum_o seconds[o,d] x[o,d] <= z,  x >= 0 (a linear programme).
+    An optimizer, which runs once per batch, counts with its share.
     """
     seconds = problem.seconds
+    if problem.trains_in_parts:
+        once = np.array([op.phase == "optimizer" for op in problem.graph.ops])
+        seconds = np.where(once[:, None], seconds / problem.num_micro_batches, seconds)
     if seconds.shape[1] == 1:
         return float(seconds.sum())
     fastest = seconds.min(axis=1)

@@ -8,10 +8,12 @@ import numpy as np
 
 from hardware.errors import InfeasibleError
 from scheduler.bounds import usd_per_1k
+from scheduler.dispatch import most_waiting
 from scheduler.memory import check_memory, memory_needs
 from scheduler.plan import Plan, Stage, cut_runs, cut_stages
 from scheduler.problem import Placement, Problem
-from scheduler.timeline import loads, makespan, stage_timeline
+from scheduler.stage_work import stage_work
+from scheduler.timeline import loads, stage_makespan
 
 
 def finish_plan(
@@ -25,9 +27,9 @@ def finish_plan(
     _check_times(problem, placement)
     stages = cut_stages(problem.graph, placement)
     _check_links(problem, stages)
-    if problem.objective == "latency" and len(stages) > 1:
+    if problem.objective == "latency" and len(stages) > 1 and not problem.trains_in_parts:
         stages = min(stages, cut_runs(problem.graph, placement), key=partial(_makespan, problem))
-    in_flight = _in_flight(problem, stages)
+    in_flight = in_flight_of(problem, stages)
     memory = memory_needs(problem, placement, stages, in_flight)
     check_memory(memory)
     value = plan_value(problem, stages, in_flight)
@@ -57,7 +59,7 @@ def with_bound(plan: Plan, bound: float) -> Plan:
 def plan_value(problem: Problem, stages: tuple[Stage, ...], in_flight: int) -> float:
     """Value of the objective: makespan (s), largest load (s), or USD per 1,000, of one batch."""
     if problem.objective == "latency" or problem.graph.is_sequential:
-        batch_s = makespan(stage_timeline(problem, stages, in_flight, problem.num_micro_batches))
+        batch_s = stage_makespan(problem, stages, in_flight, problem.num_micro_batches)
     if problem.objective == "latency":
         return batch_s
     period_s = max(loads(problem, stages).values()) * problem.num_micro_batches
@@ -66,8 +68,10 @@ def plan_value(problem: Problem, stages: tuple[Stage, ...], in_flight: int) -> f
     return usd_per_1k(problem, period_s) if problem.objective == "cost" else period_s
 
 
-def _in_flight(problem: Problem, stages: tuple[Stage, ...]) -> int:
+def in_flight_of(problem: Problem, stages: tuple[Stage, ...]) -> int:
     """Micro-batches in the pipeline at once; those of one batch where no other follows it."""
+    if problem.trains_in_parts:
+        return int(most_waiting(problem, stage_work(problem, stages)).max())
     if len(stages) == 1 or problem.graph.is_sequential:
         return 1
     most = len(stages) + 1
@@ -76,8 +80,8 @@ def _in_flight(problem: Problem, stages: tuple[Stage, ...]) -> int:
 
 def _makespan(problem: Problem, stages: tuple[Stage, ...]) -> float:
     """Seconds of one batch alone."""
-    in_flight = _in_flight(problem, stages)
-    return makespan(stage_timeline(problem, stages, in_flight, problem.num_micro_batches))
+    in_flight = in_flight_of(problem, stages)
+    return stage_makespan(problem, stages, in_flight, problem.num_micro_batches)
 
 
 def _check_times(problem: Problem, placement: Placement) -> None:

@@ -1,12 +1,15 @@
 """Memory that a placement needs: parameters, live activations, gradients and states."""
 
 from collections import defaultdict
+from itertools import accumulate
 
 from hardware.errors import InfeasibleError
 from hardware.units import format_bytes
+from scheduler.dispatch import most_waiting
 from scheduler.graph import Graph
 from scheduler.plan import MemoryNeed, Stage
 from scheduler.problem import Placement, Problem
+from scheduler.stage_work import stage_work
 
 
 def memory_needs(
@@ -17,7 +20,8 @@ def memory_needs(
     Gradients of parameters, which optimizers read, are kept whole, as torch keeps them between
     backward and optimizer. States (of optimizers, of caches) lie where their operator runs.
     Activations: the peak over one micro-batch, plus what is sent and received for each further
-    micro-batch in flight.
+    micro-batch in flight. In a training step of several micro-batches: plus what the backward pass
+    reads of the forward pass for each further micro-batch that waits for it.
     """
     graph = problem.graph
     on_device: dict[str, list[str]] = defaultdict(list)
@@ -26,12 +30,15 @@ def memory_needs(
         on_device[stage.device] += stage.ops
         crossing = (*stage.receives, *stage.sends)
         buffers[stage.device] += sum(transfer.num_bytes for transfer in crossing)
+    waiting = {d: (num_micro_batches - 1) * size for d, size in buffers.items()}
+    if problem.trains_in_parts:
+        waiting = _waiting_bytes(problem, stages, num_micro_batches)
     return {
         device: MemoryNeed(
             sum(graph.weights(ops).values()),
-            _peak_live_bytes(graph, ops) + (num_micro_batches - 1) * buffers[device],
+            peak_live_bytes(graph, ops) + waiting[device],
             problem.memory_limit_bytes(device),
-            sum(_gradients(graph, ops).values()),
+            sum(gradients(graph, ops).values()),
             sum(graph.by_name[name].state_bytes for name in ops),
         )
         for device, ops in on_device.items()
@@ -64,7 +71,7 @@ def _worded(need: MemoryNeed) -> str:
     return ", ".join(f"{format_bytes(v)} {k}" for k, v in parts.items() if v or k in always)
 
 
-def _gradients(graph: Graph, ops: list[str]) -> dict[str, int]:
+def gradients(graph: Graph, ops: list[str]) -> dict[str, int]:
     """Bytes by tensor of the gradients that the optimizers among the operators read."""
     return {
         tensor: graph.tensors[tensor].num_bytes
@@ -74,44 +81,74 @@ def _gradients(graph: Graph, ops: list[str]) -> dict[str, int]:
     }
 
 
-def _peak_live_bytes(graph: Graph, ops: list[str]) -> float:
+def peak_live_bytes(graph: Graph, ops: list[str]) -> float:
     """Peak of the bytes alive while `ops` run in order on one device.
 
     A tensor lives from its production or first use here to its last use here; graph outputs live
     to the end. Views share the memory of their base.
     """
+    change = [0.0] * (len(ops) + 2)
+    for birth, death, num_bytes in _lives(graph, ops):
+        change[birth] += num_bytes
+        change[death + 1] -= num_bytes
+    return max(accumulate(change))
+
+
+def _waiting_bytes(problem: Problem, stages: tuple[Stage, ...], in_flight: int) -> dict[str, float]:
+    """Activations of the micro-batches that wait on each device while another one runs.
+
+    Those that wait for their backward pass have what that reads of the forward pass; those that a
+    faster device sent ahead have what was sent.
+    """
+    most = most_waiting(problem, stage_work(problem, stages))
+    on_device: dict[str, list[str]] = defaultdict(list)
+    ahead: dict[str, float] = defaultdict(float)
+    graph = problem.graph
+    for stage in stages:
+        on_device[stage.device] += stage.ops
+        late = graph.by_name[stage.ops[0]].phase != "forward"
+        more = 1 if late else in_flight - int(most[problem.device_index[stage.device]])
+        ahead[stage.device] += more * sum(got.num_bytes for got in stage.receives)
+    return {
+        device: ahead[device]
+        + (int(most[problem.device_index[device]]) - 1) * _saved_bytes(graph, ops)
+        for device, ops in on_device.items()
+    }
+
+
+def _saved_bytes(graph: Graph, ops: list[str]) -> float:
+    """Bytes that stay on a device from a forward pass, which comes first, for the backward pass."""
+    first = next((i for i, name in enumerate(ops) if graph.by_name[name].phase != "forward"), 0)
+    return sum(size for birth, death, size in _lives(graph, ops) if birth < first <= death)
+
+
+def _lives(graph: Graph, ops: list[str]) -> list[tuple[int, int, int]]:
+    """Steps of birth and death, and bytes, of all activations of `ops` in order on one device."""
     mine = set(ops)
     births: dict[str, int] = {}
     deaths: dict[str, int] = {}
     for step, name in enumerate(ops):
         op = graph.by_name[name]
         for tensor in (*op.inputs, *(out.name for out in op.outputs)):
-            root = _local_root(graph, tensor, mine)
+            root = local_root(graph, tensor, mine)
             births.setdefault(root, step)
             deaths[root] = step
     for tensor in graph.outputs:
-        root = _local_root(graph, tensor, mine)
+        root = local_root(graph, tensor, mine)
         if root in births:
             deaths[root] = len(ops)
     for tensor, producer in graph.producer.items():
         if producer in mine and any(c not in mine for c in graph.consumers.get(tensor, ())):
-            deaths[_local_root(graph, tensor, mine)] = len(ops)
-    change = [0.0] * (len(ops) + 2)
-    kept = {_local_root(graph, tensor, mine) for tensor in _gradients(graph, ops)}
-    for root, birth in births.items():
-        if root in kept or _has_own_memory(graph, root):
-            continue
-        num_bytes = graph.tensors[root].num_bytes
-        change[birth] += num_bytes
-        change[deaths[root] + 1] -= num_bytes
-    live = peak = 0.0
-    for delta in change:
-        live += delta
-        peak = max(peak, live)
-    return peak
+            deaths[local_root(graph, tensor, mine)] = len(ops)
+    kept = {local_root(graph, tensor, mine) for tensor in gradients(graph, ops)}
+    return [
+        (birth, deaths[root], graph.tensors[root].num_bytes)
+        for root, birth in births.items()
+        if root not in kept and not has_own_memory(graph, root)
+    ]
 
 
-def _has_own_memory(graph: Graph, tensor: str) -> bool:
+def has_own_memory(graph: Graph, tensor: str) -> bool:
     """Whether a tensor lies in a weight that it is a view of, or in its operator's state."""
     producer = graph.producer.get(tensor)
     if producer is None:
@@ -121,7 +158,7 @@ def _has_own_memory(graph: Graph, tensor: str) -> bool:
     return in_cache or (op.kind == "view" and not op.inputs and bool(op.weights))
 
 
-def _local_root(graph: Graph, tensor: str, mine: set[str]) -> str:
+def local_root(graph: Graph, tensor: str, mine: set[str]) -> str:
     """The tensor that holds the memory on this device: views are followed only while local."""
     while (producer := graph.producer.get(tensor)) in mine:
         op = graph.by_name[producer]

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from hardware.documents import STRICT
-from scheduler.graph import Graph
+from scheduler.graph import Graph, Phase
 from scheduler.problem import Objective, Placement
 
 
@@ -103,40 +103,43 @@ class Plan:
 
 
 def cut_stages(graph: Graph, placement: Placement) -> tuple[Stage, ...]:
-    """Group operators by device and by the number of device changes on the way to them.
+    """Group operators by phase, device and the number of changes of either on the way to them.
 
-    An operator's level is the largest number of device changes on a path that leads to it, so a
-    stage only waits for stages of lower levels and running stages by level never deadlocks.
+    An operator's level is the largest number of changes of device or phase (forward, backward,
+    optimizer) on a path that leads to it, so a stage only waits for stages of lower levels, and
+    running a phase after the other and stages by level never deadlocks.
     """
     level: dict[str, int] = {}
+    phases = get_args(Phase)
+    key: dict[str, tuple[int, int, str]] = {}
     for op in graph.ops:
+        place = (phases.index(op.phase), placement[op.name])
         level[op.name] = max(
             (
-                level[p] + (placement[p] != placement[op.name])
+                level[p] + (key[p][::2] != place)
                 for p in (graph.producer[i] for i in op.inputs if i in graph.producer)
             ),
             default=0,
         )
-    members: dict[tuple[int, str], list[str]] = {}
-    for op in graph.ops:
-        members.setdefault((level[op.name], placement[op.name]), []).append(op.name)
-    keys = sorted(members, key=lambda key: key[0])
-    receives: dict[tuple[int, str], list[Transfer]] = {key: [] for key in keys}
-    sends: dict[tuple[int, str], list[Transfer]] = {key: [] for key in keys}
+        key[op.name] = (place[0], level[op.name], place[1])
+    members: dict[tuple[int, int, str], list[str]] = {}
+    for name, k in key.items():
+        members.setdefault(k, []).append(name)
+    keys = sorted(members, key=lambda k: k[:2])
+    receives: dict[tuple[int, int, str], list[Transfer]] = {k: [] for k in keys}
+    sends: dict[tuple[int, int, str], list[Transfer]] = {k: [] for k in keys}
     for tensor, producer in graph.producer.items():
         src = placement[producer]
-        first: dict[str, int] = {}
+        first: dict[str, tuple[int, int, str]] = {}
         for consumer in graph.consumers.get(tensor, ()):
             dst = placement[consumer]
             if dst != src:
-                first[dst] = min(first.get(dst, level[consumer]), level[consumer])
-        for dst, arrival_level in first.items():
+                first[dst] = min(first.get(dst, key[consumer]), key[consumer])
+        for dst, reader in first.items():
             transfer = Transfer(tensor, src, dst, graph.tensors[tensor].num_bytes)
-            sends[level[producer], src].append(transfer)
-            receives[arrival_level, dst].append(transfer)
-    return tuple(
-        Stage(key[1], tuple(members[key]), tuple(receives[key]), tuple(sends[key])) for key in keys
-    )
+            sends[key[producer]].append(transfer)
+            receives[reader].append(transfer)
+    return tuple(Stage(k[2], tuple(members[k]), tuple(receives[k]), tuple(sends[k])) for k in keys)
 
 
 def cut_runs(graph: Graph, placement: Placement) -> tuple[Stage, ...]:

@@ -16,6 +16,7 @@ from scheduler.graph import Graph
 
 Objective = Literal["latency", "throughput", "cost"]
 Communication = Literal["overlapped", "serialised"]
+Pipeline = Literal["1f1b", "gpipe"]
 Placement = Mapping[str, str]
 
 
@@ -37,6 +38,8 @@ class Problem:
             devices compute meanwhile. `serialised`: a device spends time on what it sends (once
             per tensor) and on what it receives, over its fastest link; CPUs pay nothing.
         latency_bound_s: with objective `cost`, plans slower than this are refused.
+        pipeline: order of forward and backward passes where a training step has several
+            micro-batches; see `scheduler/dispatch.py`.
     """
 
     graph: Graph
@@ -51,6 +54,7 @@ class Problem:
     colocated: tuple[tuple[str, ...], ...] = ()
     communication: Communication = "overlapped"
     latency_bound_s: float | None = None
+    pipeline: Pipeline = "1f1b"
 
     def __post_init__(self) -> None:
         """Refuse pins that name nothing and a headroom that leaves nothing."""
@@ -104,6 +108,11 @@ class Problem:
     def batch(self) -> int:
         """Inferences in one batch."""
         return self.graph.samples * self.num_micro_batches
+
+    @property
+    def trains_in_parts(self) -> bool:
+        """Whether a training step has several micro-batches: their gradients add up."""
+        return self.graph.mode == "training" and self.num_micro_batches > 1
 
     @cached_property
     def pinned(self) -> dict[str, str]:

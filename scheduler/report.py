@@ -35,6 +35,58 @@ def quantiles(values: Sequence[float] | np.ndarray) -> Quantiles:
 
 
 @dataclass(frozen=True)
+class Held:
+    """Bytes that one tensor takes on a device, over all micro-batches that hold it."""
+
+    __pydantic_config__ = STRICT
+
+    tensor: str
+    num_bytes: float
+    micro_batches: int
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a device holds at one time: bytes in all, and the largest activations."""
+
+    __pydantic_config__ = STRICT
+
+    at_s: float
+    num_bytes: float
+    held: tuple[Held, ...]
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Memory of a device over time.
+
+    Parameters, gradients and states (of optimizers; of generation the cache of keys and values)
+    stay from beginning to end; activations come and go.
+
+    Attributes:
+        peak: the first moment with the most bytes.
+        overflow: the first moment above the limit; None where it is never exceeded.
+        times_s, activation_bytes: from each time on; of long runs the largest value of each part.
+    """
+
+    __pydantic_config__ = STRICT
+
+    param_bytes: float
+    gradient_bytes: float
+    state_bytes: float
+    limit_bytes: float
+    peak: Moment
+    overflow: Moment | None
+    times_s: tuple[float, ...] = field(default=(), repr=False)
+    activation_bytes: tuple[float, ...] = field(default=(), repr=False)
+
+    @property
+    def constant_bytes(self) -> float:
+        """Parameters, gradients and states."""
+        return self.param_bytes + self.gradient_bytes + self.state_bytes
+
+
+@dataclass(frozen=True)
 class Report:
     """Latency of one batch alone, and the steady state with micro-batches in flight.
 
@@ -47,7 +99,9 @@ class Report:
         latency_band_s, throughput_band_per_s: 90 % interval of a prediction; spread (lowest,
             highest) of a measurement.
         spans: timeline of one batch that runs alone: operators and transfers.
-        pipeline_spans: timeline of the steady state, stages and transfers.
+        pipeline_spans: timeline of the steady state, stages and transfers; its first part where it
+            is long.
+        memory: by device, of a simulation, with micro-batches in flight.
     """
 
     __pydantic_config__ = STRICT
@@ -61,6 +115,7 @@ class Report:
     throughput_band_per_s: tuple[float, float]
     spans: tuple[Span, ...] = field(default=(), repr=False)
     pipeline_spans: tuple[Span, ...] = field(default=(), repr=False)
+    memory: Mapping[str, MemoryUse] = field(default_factory=dict, repr=False)
 
 
 def relative_error(predicted: float, measured: float) -> float:

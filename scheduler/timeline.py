@@ -1,16 +1,27 @@
 """Timelines: when each operator and each transfer of a plan runs."""
 
-import heapq
 from collections import defaultdict
 from dataclasses import dataclass
-from itertools import count
 from typing import Literal
 
 import numpy as np
 
 from hardware.documents import STRICT
+from scheduler.arrays import Ints
+from scheduler.dispatch import (
+    ALL_FORWARD_FIRST,
+    OLDEST_FIRST,
+    ONE_FORWARD_ONE_BACKWARD,
+    Times,
+    dispatch,
+    most_waiting,
+    no_times,
+)
 from scheduler.plan import Plan, Stage
 from scheduler.problem import Problem
+from scheduler.stage_work import StageWork, stage_work
+
+RULES = {"1f1b": ONE_FORWARD_ONE_BACKWARD, "gpipe": ALL_FORWARD_FIRST}
 
 
 @dataclass(frozen=True)
@@ -45,107 +56,65 @@ def loads(problem: Problem, stages: tuple[Stage, ...]) -> dict[str, float]:
     return {name: float(load[i]) for i, name in enumerate(names) if name in used}
 
 
-def stage_seconds(problem: Problem, stages: tuple[Stage, ...]) -> list[float]:
-    """Seconds that each stage occupies its device.
-
-    Its operators; in serialised communication also what it receives, and what it sends, once
-    per tensor.
-    """
-    row, seconds = problem.op_index, []
-    for stage in stages:
-        column = problem.device_index[stage.device]
-        busy = sum(problem.costs.seconds[row[name], column] for name in stage.ops)
-        ends = [t.tensor for t in stage.receives] + list({t.tensor: 0 for t in stage.sends})
-        seconds.append(float(busy) + sum(problem.end_s(t, stage.device) for t in ends))
-    return seconds
-
-
 def stage_timeline(
     problem: Problem, stages: tuple[Stage, ...], in_flight: int = 1, num_micro_batches: int = 1
 ) -> list[Span]:
     """Run stages and transfers as early as possible; at most `in_flight` micro-batches at once.
 
-    A free device takes the ready stage of the oldest micro-batch; a medium carries transfers one
-    at a time in the order in which they were asked for. O(n log n) in stages x micro-batches.
+    A free device takes the ready stage of the oldest micro-batch, in training that which
+    `problem.pipeline` lets it take; a medium carries transfers one at a time in the order in which
+    they were asked for.
     """
-    seconds = stage_seconds(problem, stages)
-    receiver = {(r.tensor, r.dst): i for i, s in enumerate(stages) for r in s.receives}
-    missing = {
-        (k, i): len(stage.receives)
-        for k in range(num_micro_batches)
-        for i, stage in enumerate(stages)
-    }
-    unfinished = [len(stages)] * num_micro_batches
-    ready: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    free_s: dict[str, float] = defaultdict(float)
-    running: set[str] = set()
-    spans: list[Span] = []
-    # (end, tie break, micro-batch, stage, whether it is a transfer that arrives at the stage)
-    events: list[tuple[float, int, int, int, bool]] = []
-    tie = count()
-    first, follower = _device_chains(stages)
-    turn: set[tuple[int, int]] = set()
+    timeline = run_stages(problem, stages, in_flight, num_micro_batches)
+    return spans_of(stages, timeline.times, timeline.stage_order, timeline.transfer_order)
 
-    def offer(k: int, i: int) -> None:
-        if missing[k, i] == 0 and (k, i) in turn:
-            heapq.heappush(ready[stages[i].device], (k, i))
 
-    def admit(k: int) -> None:
-        for i in first:
-            turn.add((k, i))
-            offer(k, i)
+@dataclass(frozen=True)
+class Timeline:
+    """When stages and transfers run, and in which order they start.
 
-    def dispatch(now_s: float) -> None:
-        for device in list(ready):
-            if device not in running and ready[device]:
-                k, i = heapq.heappop(ready[device])
-                running.add(device)
-                end_s = now_s + seconds[i]
-                spans.append(Span(f"stage {i}", "stage", device, now_s, end_s, k))
-                heapq.heappush(events, (end_s, next(tie), k, i, False))
+    Attributes:
+        stage_order: k * s + i for stage i of micro-batch k.
+        transfer_order: k * t + j for transfer j of micro-batch k.
+    """
 
-    admitted = min(in_flight, num_micro_batches)
-    for k in range(admitted):
-        admit(k)
-    dispatch(0.0)
-    while events:
-        now_s, _, k, i, arrives = heapq.heappop(events)
-        if not arrives:
-            running.discard(stages[i].device)
-            unfinished[k] -= 1
-            for sent in stages[i].sends:
-                medium = problem.medium(sent.src, sent.dst)
-                start_s = max(now_s, free_s[medium])
-                free_s[medium] = end_s = start_s + problem.move_s(sent.tensor, sent.src, sent.dst)
-                resource = f"{sent.src}->{sent.dst}"
-                spans.append(Span(sent.tensor, "transfer", resource, start_s, end_s, k))
-                target = receiver[sent.tensor, sent.dst]
-                heapq.heappush(events, (end_s, next(tie), k, target, True))
-            if i in follower:
-                turn.add((k, follower[i]))
-                offer(k, follower[i])
-            if unfinished[k] == 0 and admitted < num_micro_batches:
-                admit(admitted)
-                admitted += 1
-        else:
-            missing[k, i] -= 1
-            offer(k, i)
-        if not events or events[0][0] > now_s:
-            dispatch(now_s)
+    work: StageWork
+    times: Times
+    stage_order: Ints
+    transfer_order: Ints
+
+
+def run_stages(
+    problem: Problem, stages: tuple[Stage, ...], in_flight: int, num_micro_batches: int
+) -> Timeline:
+    """What `stage_timeline` draws, as arrays.
+
+    Raises:
+        InfeasibleError: no link joins two devices between which a tensor must pass.
+    """
+    work = stage_work(problem, stages)
+    times = no_times(num_micro_batches, work)
+    most = most_waiting(problem, work)
+    rule = RULES[problem.pipeline] if problem.trains_in_parts else OLDEST_FIRST
+    return Timeline(work, times, *dispatch(work, rule, most, in_flight, times))
+
+
+def spans_of(
+    stages: tuple[Stage, ...], times: Times, stage_order: Ints, transfer_order: Ints
+) -> list[Span]:
+    """Stages and transfers as spans, in the given orders."""
+    spans = []
+    for task in stage_order.tolist():
+        k, i = divmod(task, len(stages))
+        start_s, end_s = times.start_s.item(k, i), times.end_s.item(k, i)
+        spans.append(Span(f"stage {i}", "stage", stages[i].device, start_s, end_s, k))
+    sends = [sent for stage in stages for sent in stage.sends]
+    for task in transfer_order.tolist():
+        k, t = divmod(task, len(sends))
+        link = f"{sends[t].src}->{sends[t].dst}"
+        start_s, end_s = times.left_s.item(k, t), times.arrived_s.item(k, t)
+        spans.append(Span(sends[t].tensor, "transfer", link, start_s, end_s, k))
     return spans
-
-
-def _device_chains(stages: tuple[Stage, ...]) -> tuple[list[int], dict[int, int]]:
-    """First stage of every device, and the stage that follows each on its device."""
-    last: dict[str, int] = {}
-    first, follower = [], {}
-    for i, stage in enumerate(stages):
-        if stage.device in last:
-            follower[last[stage.device]] = i
-        else:
-            first.append(i)
-        last[stage.device] = i
-    return first, follower
 
 
 def makespan(spans: list[Span]) -> float:
@@ -153,12 +122,25 @@ def makespan(spans: list[Span]) -> float:
     return max(span.end_s for span in spans)
 
 
+def stage_makespan(
+    problem: Problem, stages: tuple[Stage, ...], in_flight: int = 1, num_micro_batches: int = 1
+) -> float:
+    """Seconds from zero to the end of the last stage or transfer of `stage_timeline`."""
+    return last_end_s(run_stages(problem, stages, in_flight, num_micro_batches).times)
+
+
+def last_end_s(times: Times) -> float:
+    """Seconds from zero to the end of the last stage or transfer."""
+    return float(max(np.nanmax(times.end_s), np.nanmax(times.arrived_s, initial=0.0)))
+
+
 def device_order(
     problem: Problem, plan: Plan, num_micro_batches: int
 ) -> dict[str, list[tuple[int, int]]]:
     """The (micro-batch, stage) pairs of every device in the order in which it runs them."""
-    spans = stage_timeline(problem, plan.stages, plan.in_flight, num_micro_batches)
+    timeline = run_stages(problem, plan.stages, plan.in_flight, num_micro_batches)
     order: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for span in sorted((s for s in spans if s.kind == "stage"), key=lambda s: s.start_s):
-        order[span.resource].append((span.micro_batch, int(span.name.split()[1])))
+    for task in timeline.stage_order.tolist():
+        k, i = divmod(task, len(plan.stages))
+        order[plan.stages[i].device].append((k, i))
     return dict(order)

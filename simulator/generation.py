@@ -10,7 +10,7 @@ from scheduler.memory import check_memory, memory_needs
 from scheduler.plan import Plan, cut_stages
 from scheduler.problem import Problem
 from scheduler.report import Report
-from scheduler.timeline import makespan, stage_timeline
+from scheduler.timeline import stage_makespan
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def predict_generation(
     needs = memory_needs(prefill, placement, stages, 1)
     held = {device: need.state_bytes for device, need in plan.memory.items()}
     check_memory({d: replace(n, state_bytes=held.get(d, 0.0)) for d, n in needs.items()})
-    ttft_s, tpot_s = makespan(stage_timeline(prefill, stages)), decode.latency_s.p50
+    ttft_s, tpot_s = stage_makespan(prefill, stages), decode.latency_s.p50
     placed: dict[str, list[int]] = defaultdict(list)
     for row, op in enumerate(prefill.graph.ops):
         placed[placement[op.name]].append(row)

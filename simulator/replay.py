@@ -1,34 +1,78 @@
-"""Replay of a plan in SimPy: devices run their stages, media carry the transfers between them."""
+"""Replay of a plan: devices run its stages, links carry its transfers, and memory fills."""
 
 from collections import defaultdict
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
 
-import simpy
+import numpy as np
 
-from scheduler.plan import Plan, Stage
+from hardware.documents import STRICT
+from scheduler.dispatch import Times
+from scheduler.plan import Plan
 from scheduler.problem import Problem
 from scheduler.report import Quantiles, Report
-from scheduler.timeline import Span, device_order, stage_seconds
+from scheduler.stage_work import StageWork
+from scheduler.timeline import Span, Timeline, last_end_s, run_stages, spans_of
+from simulator.agenda import Agenda, Sharing, agenda_of
+from simulator.fast_pipeline import run_fast
+from simulator.memory import memory_over_time
+from simulator.pipeline import run_simpy
 
-Process = Generator[simpy.Event, object, None]
+Engine = Literal["auto", "simpy", "fast"]
+ENGINES: dict[str, Callable[[StageWork, Agenda, int], Times]] = {
+    "simpy": run_simpy,
+    "fast": run_fast,
+}
+FEW = 2000
+"""Stages and operators that SimPy runs by itself; above, `auto` takes the compiled engine."""
+MOST_SPANS = 20_000
+"""Spans kept of the steady state."""
 
 
-def replay(problem: Problem, plan: Plan) -> Report:
+@dataclass(frozen=True)
+class ReplayChoice:
+    """How a plan is replayed.
+
+    Attributes:
+        engine: `simpy` is the reference, `fast` is compiled and gives the same times; `auto`
+            chooses by size.
+        sharing: links of one medium share its bandwidth fairly (`fair`), or a tensor has it to
+            itself, first come first served (`fifo`), as the scheduler assumes.
+    """
+
+    __pydantic_config__ = STRICT
+
+    engine: Engine = "auto"
+    sharing: Sharing = "fair"
+
+
+DEFAULT = ReplayChoice()
+
+
+def replay(problem: Problem, plan: Plan, choice: ReplayChoice = DEFAULT) -> Report:
     """Predict one batch alone and the steady state with micro-batches in flight.
 
-    The steady state runs at least 24 micro-batches and is read between the end of the fill and
-    the end of the last micro-batch to enter.
+    Where one batch follows another without overlap (steps of training and generation, one
+    micro-batch in flight) the steady state is that of a batch alone. Otherwise it runs at least 24
+    micro-batches and is read between the end of the fill and the end of the last one to enter.
+
+    Raises:
+        ValueError: the plan takes no time.
     """
-    alone = simulate(problem, plan, plan.num_micro_batches)
-    num = max(24, 6 * plan.in_flight + 4 * plan.num_micro_batches)
-    steady = simulate(problem, plan, num)
-    ends = [0.0] * num
-    for span in steady:
-        ends[span.micro_batch] = max(ends[span.micro_batch], span.end_s)
-    fill = min(plan.in_flight + 2, num // 2)
-    window = (ends[fill], ends[-1])
-    throughput = (num - 1 - fill) * problem.graph.samples / (window[1] - window[0])
-    latency_s = max(span.end_s for span in alone)
+    alone = replayed(problem, plan, plan.num_micro_batches, choice)
+    latency_s = last_end_s(alone.times)
+    if latency_s == 0:
+        raise ValueError(f"plan of '{plan.model}': all its operators and transfers take 0 s")
+    if problem.graph.is_sequential or plan.in_flight == 1:
+        steady, window, done = alone, (0.0, latency_s), plan.num_micro_batches
+    else:
+        num = max(24, 6 * plan.in_flight + 4 * plan.num_micro_batches)
+        steady = replayed(problem, plan, num, choice)
+        fill = min(plan.in_flight + 2, num // 2)
+        ends = np.nanmax(steady.times.end_s, axis=1)
+        window, done = (float(ends[fill]), float(ends[-1])), num - 1 - fill
+    throughput = done * problem.graph.samples / (window[1] - window[0])
     placed: dict[str, list[int]] = defaultdict(list)
     for row, op in enumerate(problem.graph.ops):
         placed[plan.placement[op.name]].append(row)
@@ -39,115 +83,93 @@ def replay(problem: Problem, plan: Plan) -> Report:
     return Report(
         latency_s=Quantiles(*[latency_s] * 5),
         throughput_per_s=throughput,
-        utilization=_utilization(steady, window),
-        busy_s=_busy(problem, plan),
+        utilization=_utilization(plan, steady, window),
+        busy_s=_busy(plan, alone),
         link_bytes=dict(carried),
         latency_band_s=(latency_s * low, latency_s * high),
         throughput_band_per_s=(throughput / high, throughput / low),
         spans=tuple(_op_spans(problem, plan, alone)),
-        pipeline_spans=tuple(steady),
+        pipeline_spans=tuple(stage_spans(plan, steady, MOST_SPANS)),
+        memory=memory_over_time(problem, plan, steady),
     )
 
 
-def simulate(problem: Problem, plan: Plan, num_micro_batches: int) -> list[Span]:
-    """Run micro-batches through a plan; returns the spans of stages and transfers by start.
+def replayed(
+    problem: Problem, plan: Plan, num_micro_batches: int, choice: ReplayChoice = DEFAULT
+) -> Timeline:
+    """Run micro-batches through a plan, every device in the order of the scheduler's timeline.
 
-    Every device runs its stages in the order of the scheduler's timeline; a medium carries one
-    transfer at a time, first come first served.
+    Under `fifo` a medium keeps the timeline's order, too; else a link is first come first served.
     """
-    env = simpy.Environment()
-    order = device_order(problem, plan, num_micro_batches)
-    seconds = stage_seconds(problem, plan.stages)
-    media = {name: simpy.Resource(env) for name in problem.media}
-    arrivals = {
-        (transfer.tensor, transfer.dst, k): env.event()
-        for transfer in plan.transfers
-        for k in range(num_micro_batches)
-    }
-    spans: list[Span] = []
-    gate = _Gate(env, len(plan.stages), plan.in_flight)
+    planned = run_stages(problem, plan.stages, plan.in_flight, num_micro_batches)
+    agenda = agenda_of(planned, plan.in_flight, choice.sharing)
+    engine = choice.engine
+    if engine == "auto":
+        few = num_micro_batches * (len(plan.stages) + len(plan.placement)) <= FEW
+        engine = "simpy" if few else "fast"
+    return replace(planned, times=ENGINES[engine](planned.work, agenda, num_micro_batches))
 
-    def device(name: str, tasks: Sequence[tuple[int, int]]) -> Process:
-        for k, i in tasks:
-            stage = plan.stages[i]
-            yield gate.admitted(k)
-            for transfer in stage.receives:
-                yield arrivals[transfer.tensor, transfer.dst, k]
-            start_s = env.now
-            yield env.timeout(seconds[i])
-            spans.append(Span(f"stage {i}", "stage", name, start_s, env.now, k))
-            for sent in stage.sends:
-                env.process(transfer_process(sent.tensor, sent.src, sent.dst, k))
-            gate.finished(k)
 
-    def transfer_process(tensor: str, src: str, dst: str, k: int) -> Process:
-        with media[problem.medium(src, dst)].request() as turn:
-            yield turn
-            start_s = env.now
-            yield env.timeout(problem.move_s(tensor, src, dst))
-        spans.append(Span(tensor, "transfer", f"{src}->{dst}", start_s, env.now, k))
-        arrivals[tensor, dst, k].succeed()
+def simulate(
+    problem: Problem, plan: Plan, num_micro_batches: int, choice: ReplayChoice = DEFAULT
+) -> list[Span]:
+    """The spans of stages and transfers of a replay by start."""
+    return stage_spans(plan, replayed(problem, plan, num_micro_batches, choice))
 
-    for name, tasks in order.items():
-        env.process(device(name, tasks))
-    env.run()
+
+def stage_spans(plan: Plan, timeline: Timeline, most: int | None = None) -> list[Span]:
+    """Spans of stages and transfers by start; the first `most` of each."""
+    times = timeline.times
+    stages = timeline.stage_order[np.argsort(times.start_s.flat[timeline.stage_order])][:most]
+    moved = timeline.transfer_order[np.argsort(times.left_s.flat[timeline.transfer_order])][:most]
+    spans = spans_of(plan.stages, times, stages, moved)
     return sorted(spans, key=lambda span: span.start_s)
 
 
-class _Gate:
-    """Lets micro-batch k in when k - in_flight has left."""
-
-    def __init__(self, env: simpy.Environment, num_stages: int, in_flight: int) -> None:
-        self.env, self.num_stages, self.in_flight = env, num_stages, in_flight
-        self.left: dict[int, int] = {}
-        self.entered: dict[int, simpy.Event] = {}
-
-    def admitted(self, k: int) -> simpy.Event:
-        """The event of micro-batch k entering."""
-        if k not in self.entered:
-            self.entered[k] = self.env.event()
-            if k < self.in_flight:
-                self.entered[k].succeed()
-        return self.entered[k]
-
-    def finished(self, k: int) -> None:
-        """Count a finished stage of micro-batch k; its last one admits the next in line."""
-        self.left[k] = self.left.get(k, self.num_stages) - 1
-        if self.left[k] == 0:
-            following = self.admitted(k + self.in_flight)
-            if not following.triggered:
-                following.succeed()
-
-
-def _op_spans(problem: Problem, plan: Plan, spans: Sequence[Span]) -> list[Span]:
-    """Lay the operators of each stage one after the other inside its span; keep the transfers."""
-    row = {op.name: i for i, op in enumerate(problem.graph.ops)}
-    laid: list[Span] = []
-    for span in spans:
-        if span.kind == "transfer":
-            laid.append(span)
-            continue
-        stage: Stage = plan.stages[int(span.name.split()[1])]
-        at_s = span.start_s
-        for name in stage.ops:
-            end_s = at_s + problem.costs.seconds[row[name], problem.device_index[stage.device]]
-            if end_s > at_s:
-                laid.append(Span(name, "op", stage.device, at_s, end_s, span.micro_batch))
-            at_s = end_s
-    return laid
+def _op_spans(problem: Problem, plan: Plan, timeline: Timeline) -> list[Span]:
+    """Operators that take time, and transfers, by start."""
+    work, times = timeline.work, timeline.times
+    stage = np.repeat(np.arange(len(work.seconds)), np.diff(work.op_start))
+    start_s = times.start_s[:, stage] + work.begin_s
+    end_s = times.start_s[:, stage] + work.end_s
+    k, o = np.nonzero(end_s > start_s)
+    order = np.argsort(start_s[k, o], kind="stable")
+    k, o = k[order], o[order]
+    names = [op.name for op in problem.graph.ops]
+    devices = [s.device for s in plan.stages]
+    spans = [
+        Span(names[row], "op", devices[i], a, b, number)
+        for row, i, a, b, number in zip(
+            work.op[o].tolist(),
+            stage[o].tolist(),
+            start_s[k, o].tolist(),
+            end_s[k, o].tolist(),
+            k.tolist(),
+            strict=True,
+        )
+    ]
+    spans += spans_of(plan.stages, times, timeline.stage_order[:0], timeline.transfer_order)
+    return sorted(spans, key=lambda span: span.start_s)
 
 
-def _busy(problem: Problem, plan: Plan) -> Mapping[str, float]:
-    busy: dict[str, float] = defaultdict(float)
-    for stage, seconds in zip(plan.stages, stage_seconds(problem, plan.stages), strict=True):
-        busy[stage.device] += seconds
+def _busy(plan: Plan, timeline: Timeline) -> Mapping[str, float]:
+    """Seconds of work per micro-batch by device."""
+    busy = defaultdict[str, float](float)
+    seconds = (~np.isnan(timeline.times.start_s)).mean(axis=0) * timeline.work.seconds
+    for stage, busy_s in zip(plan.stages, seconds.tolist(), strict=True):
+        busy[stage.device] += busy_s
     return dict(busy)
 
 
-def _utilization(spans: Sequence[Span], window: tuple[float, float]) -> dict[str, float]:
+def _utilization(plan: Plan, timeline: Timeline, window: tuple[float, float]) -> dict[str, float]:
     """Share of a window that each device and link is busy."""
-    busy: dict[str, float] = defaultdict(float)
-    for span in spans:
-        overlap_s = min(span.end_s, window[1]) - max(span.start_s, window[0])
-        busy[span.resource] += max(0.0, overlap_s)
+    times = timeline.times
+    busy = defaultdict[str, float](float)
+    names = [stage.device for stage in plan.stages]
+    names += [f"{sent.src}->{sent.dst}" for sent in plan.transfers]
+    start_s = np.concatenate([times.start_s, times.left_s], axis=1)
+    end_s = np.concatenate([times.end_s, times.arrived_s], axis=1)
+    overlap_s = np.minimum(end_s, window[1]) - np.maximum(start_s, window[0])
+    for name, seconds in zip(names, np.nansum(np.fmax(overlap_s, 0), axis=0).tolist(), strict=True):
+        busy[name] += seconds
     return {name: seconds / (window[1] - window[0]) for name, seconds in busy.items()}

@@ -1,0 +1,153 @@
+"""Stages and transfers of a plan as arrays: how long each takes and what it waits for."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.arrays import Floats, Ints
+from scheduler.plan import Stage
+from scheduler.problem import Problem
+
+FORWARD, BACKWARD, OPTIMIZER = range(3)
+PHASES = {"forward": FORWARD, "backward": BACKWARD, "optimizer": OPTIMIZER}
+
+
+class StageWork(NamedTuple):
+    """One micro-batch: s stages of n operators, t transfers, d devices.
+
+    In a training step of several micro-batches optimizers run once, with the last micro-batch.
+
+    Attributes:
+        op: (n,) operators (rows of the problem's arrays), stage by stage.
+        op_start: (s + 1,) operators op[op_start[i]:op_start[i + 1]] are those of stage i.
+        begin_s, end_s: (n,) seconds from the start of its stage to an operator's start and end.
+        seconds: (s,) that a stage occupies its device; in serialised communication it receives
+            before its operators and sends after them, once per tensor.
+        device: (s,).
+        phase: (s,) FORWARD, BACKWARD or OPTIMIZER.
+        once: (s,) whether the stage runs with the last micro-batch only.
+        first: (d,) first stage of every device, -1 where none.
+        following: (s,) next stage of the same device and micro-batch, -1 where none.
+        send_start: (s + 1,) transfers send_start[i]:send_start[i + 1] leave when stage i ends;
+            numbered as in `Plan.transfers`.
+        link: (t,) src * d + dst.
+        medium: (t,) resource that the transfer occupies.
+        move_s: (t,) seconds of the transfer where nothing else uses its medium.
+        latency_s: (t,) the part of it that takes no bandwidth.
+        reader: (t,) stage that waits for it.
+        num_receives: (s,) transfers that a stage waits for.
+    """
+
+    op: Ints
+    op_start: Ints
+    begin_s: Floats
+    end_s: Floats
+    seconds: Floats
+    device: Ints
+    phase: Ints
+    once: NDArray[np.bool_]
+    first: Ints
+    following: Ints
+    send_start: Ints
+    link: Ints
+    medium: Ints
+    move_s: Floats
+    latency_s: Floats
+    reader: Ints
+    num_receives: Ints
+
+
+def stage_work(problem: Problem, stages: Sequence[Stage]) -> StageWork:
+    """Write stages as arrays. O(operators + transfers).
+
+    Raises:
+        InfeasibleError: no link joins two devices between which a tensor must pass.
+    """
+    row, column = problem.op_index, problem.device_index
+    op = _ints(row[name] for stage in stages for name in stage.ops)
+    op_start = _starts(len(stage.ops) for stage in stages)
+    device = _ints(column[stage.device] for stage in stages)
+    ops = problem.graph.ops
+    phase = _ints(PHASES[ops[row[stage.ops[0]]].phase] for stage in stages)
+    if not problem.trains_in_parts:
+        phase[:] = FORWARD
+    reader = {(got.tensor, got.dst): i for i, stage in enumerate(stages) for got in stage.receives}
+    sends = [sent for stage in stages for sent in stage.sends]
+    begin_s, end_s, seconds = _seconds(problem, stages, op, op_start, device)
+    first, following = _chains(device, phase, len(column))
+    link, medium, move_s, latency_s = _transfers(problem, stages)
+    return StageWork(
+        op, op_start, begin_s, end_s, seconds, device, phase, phase == OPTIMIZER, first, following,
+        _starts(len(stage.sends) for stage in stages), link, medium, move_s, latency_s,
+        _ints(reader[sent.tensor, sent.dst] for sent in sends),
+        _ints(len(stage.receives) for stage in stages),
+    )  # fmt: skip
+
+
+def _ints(values: object) -> Ints:
+    return np.fromiter(values, dtype=np.int64)  # type: ignore[call-overload, no-any-return]
+
+
+def _starts(counts: object) -> Ints:
+    return np.concatenate([[0], np.cumsum(_ints(counts))]).astype(np.int64)
+
+
+def _chains(device: Ints, phase: Ints, num_devices: int) -> tuple[Ints, Ints]:
+    """First stage of every device and the stage that follows each: by phase, then as planned."""
+    first = np.full(num_devices, -1, dtype=np.int64)
+    following = np.full(len(device), -1, dtype=np.int64)
+    order = np.lexsort((np.arange(len(device)), phase, device))
+    starts = np.flatnonzero(np.diff(device[order], prepend=-1))
+    first[device[order[starts]]] = order[starts]
+    same = device[order[:-1]] == device[order[1:]]
+    following[order[:-1][same]] = order[1:][same]
+    return first, following
+
+
+def _transfers(problem: Problem, stages: Sequence[Stage]) -> tuple[Ints, Ints, Floats, Floats]:
+    """Link, medium, seconds and latency of every transfer."""
+    arrays, column = problem.arrays, problem.device_index
+    sends = [sent for stage in stages for sent in stage.sends]
+    tensor = _ints(problem.tensor_index[sent.tensor] for sent in sends)
+    src = _ints(column[sent.src] for sent in sends)
+    dst = _ints(column[sent.dst] for sent in sends)
+    medium = arrays.medium[src, dst]
+    if (medium < 0).any():
+        sent = sends[int(np.argmax(medium < 0))]
+        problem.medium(sent.src, sent.dst)
+    nothing = np.zeros(len(sends))
+    link = src * arrays.num_devices + dst
+    if arrays.serialised:
+        return link, medium, nothing, nothing
+    move_s = arrays.transfer_s(tensor, src, dst)
+    return link, medium, move_s, nothing if len(arrays.table_s) else arrays.latency_s[src, dst]
+
+
+def _seconds(
+    problem: Problem, stages: Sequence[Stage], op: Ints, op_start: Ints, device: Ints
+) -> tuple[Floats, Floats, Floats]:
+    """Start and end of every operator within its stage, and the seconds of every stage."""
+    took_s = problem.costs.seconds[op, np.repeat(device, np.diff(op_start))]
+    received_s, sent_s = np.zeros(len(stages)), np.zeros(len(stages))
+    if problem.arrays.serialised:
+        for i, stage in enumerate(stages):
+            received_s[i] = sum(problem.end_s(got.tensor, stage.device) for got in stage.receives)
+            sent = dict.fromkeys(sent.tensor for sent in stage.sends)
+            sent_s[i] = sum(problem.end_s(tensor, stage.device) for tensor in sent)
+    begin_s, end_s = _one_after_another(took_s, op_start, received_s)
+    return begin_s, end_s, end_s[op_start[1:] - 1] + sent_s
+
+
+@numba.njit(cache=True)
+def _one_after_another(took_s: Floats, start: Ints, lead_s: Floats) -> tuple[Floats, Floats]:
+    begin_s, end_s = np.empty(len(took_s)), np.empty(len(took_s))
+    for i in range(len(start) - 1):
+        now_s = lead_s[i]
+        for k in range(start[i], start[i + 1]):
+            begin_s[k] = now_s
+            now_s += took_s[k]
+            end_s[k] = now_s
+    return begin_s, end_s
