@@ -20,13 +20,13 @@ NUM_POINTS = 60
 
 @dataclass(frozen=True)
 class KindFigures:
-    """What the servers of one kind did: seconds up and busy, batches, requests in them, rent."""
+    """What the servers of one kind did: seconds up and busy, batches, requests in them, price."""
 
     up_s: float
     busy_s: float
     batches: int
     requests: int
-    usd: float | None
+    usd_per_hour: float | None
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,12 @@ def _kinds(run: Served) -> dict[str, KindFigures]:
         own = servers == name
         mine = [s for s, is_own in zip(run.servers, own, strict=True) if is_own]
         up_s = sum(s.end_s - s.start_s for s in mine)
-        price = mine[0].replica.usd_per_hour
         figures[name] = KindFigures(
             up_s,
             float(busy_s[own].sum()),
             int(batches[own].sum()),
             int(requests[own].sum()),
-            None if price is None else price * up_s / 3600,
+            mine[0].replica.usd_per_hour,
         )
     return figures
 

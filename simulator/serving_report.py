@@ -226,8 +226,7 @@ def _kinds(runs: Sequence[RunFigures]) -> tuple[Kind, ...]:
     for name in dict.fromkeys(name for run in runs for name in run.kinds):
         own = [run.kinds[name] for run in runs if name in run.kinds]
         up_s, requests = sum(k.up_s for k in own), sum(k.requests for k in own)
-        rents = [k.usd for k in own]
-        usd = None if None in rents else math.fsum(r for r in rents if r is not None)
+        price = own[0].usd_per_hour
         rows.append(
             Kind(
                 name,
@@ -235,7 +234,7 @@ def _kinds(runs: Sequence[RunFigures]) -> tuple[Kind, ...]:
                 min(1.0, sum(k.busy_s for k in own) / up_s) if up_s else 0.0,
                 requests / max(all_requests, 1),
                 requests / max(sum(k.batches for k in own), 1),
-                None if usd is None else usd / seconds * 3600,
+                None if price is None else price * (up_s / seconds),
             )
         )
     return tuple(rows)
