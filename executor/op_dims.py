@@ -9,7 +9,8 @@
 | pool | size (outputs), kernel (inputs per output) |
 | embedding | rows (looked up), columns (elements of each) |
 | elementwise | size (outputs), operands (input tensors of that size) |
-| copy | size (outputs) |
+| copy | size (outputs), leading as of a view |
+| view | leading: size of the first axis, where the view keeps it |
 """  # noqa: E501
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from executor.op_call import OpCall
 
 Dims = Mapping[str, int]
 RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
+RESHAPES = {"view", "reshape", "_unsafe_view", "expand"}
 ALONG_AXIS = {"topk", "sort", "argsort", "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"}
 
 
@@ -173,13 +175,27 @@ def elementwise_dims(call: OpCall) -> Dims:
 
 
 def copy_dims(call: OpCall) -> Dims:
-    """Elements written."""
-    return {"size": sum(t.numel() for t in call.outputs)}
+    """Elements written; of a reshape that copies, also the first axis where it is kept."""
+    kept = view_dims(call) if call.name in ("reshape", "flatten") else {}
+    return {"size": sum(t.numel() for t in call.outputs), **kept}
 
 
-def no_dims(call: OpCall) -> Dims:
-    """Views have none: they take no time."""
-    return {}
+def view_dims(call: OpCall) -> Dims:
+    """The first axis, where a view leaves it as it is; no other size, as views take no time."""
+    shapes = [t.shape for t in (*call.tensors[:1], *call.outputs)]
+    if len(shapes) < 2 or not all(shapes) or len({shape[0] for shape in shapes}) > 1:
+        return {}
+    return {"leading": shapes[0][0]} if _keeps_first_axis(call) else {}
+
+
+def _keeps_first_axis(call: OpCall) -> bool:
+    rank = call.input.ndim + (call.name == "unsqueeze")
+    if call.name in RESHAPES:
+        return call.name != "expand" or call.output.ndim == rank
+    if call.name == "permute":
+        return bool(call.args["dims"][0] % rank == 0)
+    axes = [call.args[key] for key in ("dim", "dim0", "dim1", "start_dim") if key in call.args]
+    return bool(axes) and all(isinstance(axis, int) and axis % rank for axis in axes)
 
 
 DIMS: Mapping[str, Callable[[OpCall], Dims]] = {
@@ -193,5 +209,5 @@ DIMS: Mapping[str, Callable[[OpCall], Dims]] = {
     "embedding": embedding_dims,
     "elementwise": elementwise_dims,
     "copy": copy_dims,
-    "view": no_dims,
+    "view": view_dims,
 }

@@ -292,7 +292,8 @@ def estimate(node: fx.Node) -> Estimate:
     dims = {name: int(size) for name, size in DIMS[kind](call).items()}
     position, share = _read_in_part(call, kind, dims)
     chosen = node.all_input_nodes[position].name if share < 1 else ""
-    return Estimate(kind, float(flops(call, dims)) if dims else 0.0, dims, True, chosen, share)
+    work = float(flops(call, dims)) if dims and kind != "view" else 0.0
+    return Estimate(kind, work, dims, True, chosen, share)
 
 
 def _read_in_part(call: OpCall, kind: str, dims: Dims) -> tuple[int, float]:

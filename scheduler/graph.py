@@ -243,7 +243,7 @@ class Graph:
 
 
 BATCH_DIM = {"norm": "rows", "softmax": "rows", "reduce": "rows", "embedding": "rows"} | {
-    "pool": "size", "elementwise": "size", "copy": "size"
+    "pool": "size", "elementwise": "size", "copy": "size", "view": "leading"
 }  # fmt: skip
 """The size that grows with the batch, by operator class, where it is not called `batch`."""
 

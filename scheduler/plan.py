@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from hardware.documents import STRICT
 from scheduler.graph import Graph, Phase
+from scheduler.operator_splits import Splits
 from scheduler.problem import Objective, Placement
 
 
@@ -73,6 +74,7 @@ class Plan:
         stages: in an order in which they can run.
         num_micro_batches: runs of the graph that make one batch.
         in_flight: micro-batches in the pipeline at once.
+        splits: the operators of the model that are split into parts, which `placement` places.
     """
 
     __pydantic_config__ = STRICT
@@ -89,6 +91,7 @@ class Plan:
     num_micro_batches: int
     in_flight: int
     memory: Mapping[str, MemoryNeed] = field(default_factory=dict)
+    splits: Splits = field(default_factory=dict)
     schema: Literal["apportion.plan/1"] = "apportion.plan/1"
 
     @property

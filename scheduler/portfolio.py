@@ -15,11 +15,8 @@ from scheduler.contiguous import contiguous
 from scheduler.cpop import cpop
 from scheduler.evaluate import finish_plan, with_bound
 from scheduler.heft import heft
-from scheduler.large import LARGE, large_algorithms
 from scheduler.latency_search import latency_search
 from scheduler.m_etf import m_etf
-from scheduler.m_sct import m_sct
-from scheduler.multilevel import multilevel
 from scheduler.peft import peft
 from scheduler.plan import Plan
 from scheduler.problem import Placement, Problem
@@ -40,9 +37,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "cpop": cpop,
     "peft": peft,
     "m_etf": m_etf,
-    "m_sct": m_sct,
     "contiguous": contiguous,
-    "multilevel": multilevel,
 }
 """Algorithms that use all devices; `single_device:ID` is one more for every device."""
 
@@ -96,15 +91,13 @@ def solve(
 
     On a tie the plan on fewer devices wins. `auto` spends what is left of `time_limit_s` on
     search and bounds, and stops when the plan is proven optimal; 0 leaves heuristics alone.
-    Above `LARGE` operators it runs what is near linear in them, and no search.
     `tell` is called with the best value and bound of the search, in the objective's unit.
 
     Raises:
         ValueError: there is no such algorithm.
         InfeasibleError: no algorithm found a plan; the message holds every refusal.
     """
-    is_large = len(problem.graph.ops) > LARGE and algorithm == "auto"
-    known = large_algorithms(problem) if is_large else algorithms(problem)
+    known = algorithms(problem)
     if algorithm != "auto" and algorithm not in known:
         raise ValueError(f"unknown algorithm '{algorithm}'{nearest(algorithm, ['auto', *known])}")
     began_s = time.perf_counter()
@@ -117,13 +110,13 @@ def solve(
             plans.append(finish_plan(problem, name, place(problem), started_s, bound))
         except InfeasibleError as refusal:
             refusals[name] = str(refusal)
-    if algorithm == "auto" and not is_large and problem.objective == "latency" and time_limit_s > 0:
+    if algorithm == "auto" and problem.objective == "latency" and time_limit_s > 0:
         try:
             placed = latency_search(problem, began_s + time_limit_s, bound)
             plans.append(finish_plan(problem, "latency_search", placed, began_s, bound))
         except InfeasibleError as refusal:
             refusals["latency_search"] = str(refusal)
-    if algorithm == "auto" and not is_large and problem.objective != "latency":
+    if algorithm == "auto" and problem.objective != "latency":
         try:
             placed, how, bound = search(problem, began_s + time_limit_s, bound, tell)
             plans.append(finish_plan(problem, how, placed, began_s, bound))

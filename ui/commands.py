@@ -154,12 +154,7 @@ def _with_plan(prepared: Prepared, chosen: Plan | None) -> tuple[Prepared, Plan]
         prepared = pipeline.plan(prepared, terminal.steps)
         assert prepared.solution is not None
         return prepared, prepared.solution.best
-    if set(chosen.placement) != set(prepared.graph.by_name):
-        raise ValueError("the plan places other operators than this model has; plan it again")
-    unknown = set(chosen.devices) - set(prepared.problem.cluster.devices)
-    if unknown:
-        raise ValueError(f"the plan uses devices that are not here: {', '.join(sorted(unknown))}")
-    return prepared, chosen
+    return pipeline.given_plan(prepared, chosen), chosen
 
 
 def simulate(arguments: argparse.Namespace) -> int:
@@ -167,11 +162,12 @@ def simulate(arguments: argparse.Namespace) -> int:
     scenario, given = _scenario_and_plan(arguments.scenario)
     if scenario.model.is_service:
         return _simulate_service(arguments, scenario)
-    prepared, chosen = _with_plan(prepare.prepare_anywhere(scenario, terminal.steps), given)
+    stated = prepare.prepare_anywhere(scenario, terminal.steps)
+    prepared, chosen = _with_plan(stated, given)
     predicted, cost = pipeline.predict(prepared, chosen, terminal.steps)
     document = files.report_document(prepared, chosen, predicted, cost)
     if scenario.traffic:
-        serving = serve_traffic(scenario, prepared, terminal.steps)
+        serving = serve_traffic(scenario, stated, terminal.steps)
         document = files.with_serving(document, scenario, serving)
     if not emit(arguments, document):
         terminal.show_plans(prepared)

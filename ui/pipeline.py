@@ -5,6 +5,7 @@ Torch is imported inside the functions that need it, so that help and catalogs a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -15,7 +16,8 @@ from scheduler.graph import Graph
 from scheduler.plan import Plan
 from scheduler.portfolio import solve
 from scheduler.report import Report
-from simulator.billing import Cost, cost_at_full_load
+from scheduler.split_search import may_split, split_where_it_pays, with_splits
+from simulator.billing import Cost, bill
 from simulator.generation import GenerationReport, predict_generation
 from simulator.replay import replay
 from simulator.whatif import Outcome, compare_instances
@@ -44,11 +46,36 @@ def plan(
     time_limit_s: float = 0.0,
     improved: Callable[[float, float], None] = lambda value, bound: None,
 ) -> Prepared:
-    """Run the placement algorithms; search within the time limit, telling value and bound."""
-    algorithm = prepared.scenario.algorithm
+    """Run the placement algorithms; search within the time limit, telling value and bound.
+
+    Where operators may be split, half of the time limit goes to that.
+    """
+    problem, algorithm = prepared.problem, prepared.scenario.algorithm
+    splitting = time_limit_s > 0 and algorithm == "auto" and may_split(problem)
+    search_s = time_limit_s / 2 if splitting else time_limit_s
     with steps("Planning"):
-        solution = solve(prepared.problem, algorithm, time_limit_s, improved)
-        return replace(prepared, solution=solution)
+        solution = solve(problem, algorithm, search_s, improved)
+        unsplit = solution.best
+    if splitting:
+        with steps("Splitting operators where it pays"):
+            deadline_s = time.perf_counter() + time_limit_s - search_s
+            problem, solution = split_where_it_pays(problem, solution, algorithm, deadline_s)
+    return replace(prepared, problem=problem, solution=solution, unsplit=unsplit)
+
+
+def given_plan(prepared: Prepared, chosen: Plan) -> Prepared:
+    """Split the operators that a given plan splits, and check that it speaks of this problem.
+
+    Raises:
+        ValueError: it places other operators, or uses devices that are not here.
+    """
+    prepared = replace(prepared, problem=with_splits(prepared.problem, chosen.splits))
+    if set(chosen.placement) != set(prepared.graph.by_name):
+        raise ValueError("the plan places other operators than this model has; plan it again")
+    unknown = set(chosen.devices) - set(prepared.problem.cluster.devices)
+    if unknown:
+        raise ValueError(f"the plan uses devices that are not here: {', '.join(sorted(unknown))}")
+    return prepared
 
 
 def predict(prepared: Prepared, chosen: Plan, steps: Steps) -> tuple[Report, Cost | None]:
@@ -60,7 +87,7 @@ def predict(prepared: Prepared, chosen: Plan, steps: Steps) -> tuple[Report, Cos
     cost = None
     if usd_per_hour is not None:
         per_s = answer.tokens_per_s if answer else report.throughput_per_s
-        cost = cost_at_full_load(usd_per_hour, per_s, provenance)
+        cost = bill(usd_per_hour, per_s, provenance)
     return report, cost
 
 
@@ -112,6 +139,7 @@ def execute(
     """
     from executor import run, whole
     from executor.devices import all_cores
+    from executor.operator_splits import split_program
 
     for device in chosen.devices:
         if device not in workers.devices:
@@ -123,6 +151,8 @@ def execute(
     for device in workers.devices:
         with steps(f"Running the unsplit model on {device}") as tell:
             baselines[device], reference = whole.run_whole_in(workers, device, model, batch, tell)
+    if chosen.splits:
+        model = replace(model, micro=split_program(model.micro, chosen.splits))
     with steps("Running the plan") as tell:
         execution = run.execute(workers, model, chosen, prepared.problem, reference, tell)
     with steps("Running the unsplit model on all cores") as tell:

@@ -17,6 +17,7 @@ from scheduler.costs import CostTable, cost_table, rescale
 from scheduler.generation import Generation
 from scheduler.graph import Graph, sharing_weights
 from scheduler.instances import Instance
+from scheduler.plan import Plan
 from scheduler.portfolio import Solution
 from scheduler.precision import Precision, Pruning, pruned, with_precision
 from scheduler.problem import Problem
@@ -37,11 +38,17 @@ Steps = Callable[[str], AbstractContextManager[Tell]]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A scenario with its graph (one micro-batch), its hardware and the times on it."""
+    """A scenario with its graph (one micro-batch), its hardware and the times on it.
+
+    Attributes:
+        solution: the plans; of the problem with operators split, where that is better.
+        unsplit: the best plan without splits.
+    """
 
     scenario: Scenario
     problem: Problem
     solution: Solution | None = None
+    unsplit: Plan | None = None
 
     @property
     def graph(self) -> Graph:

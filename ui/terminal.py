@@ -118,7 +118,19 @@ def show_plans(prepared: Prepared) -> None:
     objective = prepared.scenario.objective
     title = f"Plans for {objective}, the best first (gap: to a lower bound that no plan beats)"
     table(title, ["algorithm", "value", "gap", "stages", "devices"], rows)
+    if prepared.solution.best.splits and prepared.unsplit:
+        out.print(_splits_text(prepared.solution.best, prepared.unsplit))
     show_memory(prepared.solution.best)
+
+
+def _splits_text(best: Plan, unsplit: Plan) -> str:
+    """How many operators are split into how many parts, and what the plan is worth without."""
+    parts = ", ".join(map(str, sorted({split.parts for split in best.splits.values()})))
+    worse = unsplit.value / best.value - 1
+    return (
+        f"{len(best.splits)} operators are split into {parts} parts each; "
+        f"without splits the best plan is {objective_value(unsplit)}, {worse:.0%} more.\n"
+    )
 
 
 def show_memory(plan: Plan) -> None:
