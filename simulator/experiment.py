@@ -15,8 +15,9 @@ from simulator.serving import Replica, Serving
 from simulator.serving_report import ServingReport, growth_per_s, overloaded, summarize
 from simulator.trace import Requests
 
+REQUESTS_PER_RELIEF = 1_000_000
 RUNS_PER_RELIEF = 3
-"""Runs of each change that might relieve; all see the same requests."""
+"""At most, of each change that might relieve; all see the same requests."""
 
 Engine = Callable[[Sequence[Replica], Requests, Serving, np.random.Generator], Served]
 
@@ -99,7 +100,9 @@ def study(
     report = attempt(fleet, serving)
     if report.status == "partial":
         return report
-    few = replace(serving, replications=min(serving.replications, RUNS_PER_RELIEF))
+    all_runs = serving.replications
+    affordable = all_runs * REQUESTS_PER_RELIEF // max(report.requests["arrived"], 1)
+    few = replace(serving, replications=max(1, min(all_runs, RUNS_PER_RELIEF, affordable)))
     try:
         return relieve(report, fleet, few, attempt)
     except KeyboardInterrupt:

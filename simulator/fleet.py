@@ -25,6 +25,7 @@ class Fleet:
         servers: all that ever were, in order.
         up: those that take requests.
         held: requests that found no server up.
+        answered: called with the requests of every batch that is answered; None: nobody asks.
         machines: what was rented; empty where every server stays.
     """
 
@@ -48,6 +49,7 @@ class Fleet:
         self.duration_s = requests.duration_s
         self.machines: list[Machine] = []
         self.factors: dict[Replica, Array | None] = {}
+        self.answered: Callable[[list[int]], None] | None = None
 
     def after(self, delay_s: float, call: Callable[[simpy.Event], None]) -> None:
         """Call back after a delay."""
@@ -153,3 +155,15 @@ class Fleet:
             yield self.env.timeout(gap_s)
             self.arrived = number + 1
             self.arrive(number)
+
+    def answer(self, batch: list[int]) -> None:
+        """Tell who asked that a batch is answered."""
+        assert self.answered is not None
+        self.answered(batch)
+
+    def enter(self) -> None:
+        """Let the next request arrive now, whenever it was to arrive."""
+        number = self.arrived
+        self.arrival_s[number] = self.env.now
+        self.arrived = number + 1
+        self.arrive(number)

@@ -92,6 +92,8 @@ class Server:
         while self.flying and self.flying[0][0] <= now:
             self.flying.popleft()
         self.flying.append((end_s, batch))
+        if fleet.answered is not None:
+            fleet.after(end_s - now, lambda event: fleet.answer(batch))
         period_s = self.period_s[size] * factor
         fleet.batches.append((now, period_s, self.index, size))
         self.running, self.free_s = size, now + period_s
