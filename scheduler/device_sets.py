@@ -7,14 +7,14 @@ weights w (of either sign) the programme gives, for every weight level, the leas
 that weight: exactly, in O(operators x states x levels).
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
 
 from scheduler.arrays import Arrays, Floats, Ints
-from scheduler.orders import hyperedges, narrow
+from scheduler.orders import hyperedges
 
 MOST_STATES = 300
 OUTSIDE, INSIDE, MIXED = 0, 1, 2
@@ -25,9 +25,10 @@ class Steps(NamedTuple):
 
     Attributes:
         order: (n,) operator of each step.
-        start: (n + 1,) transitions start[i]:start[i + 1] belong to step i.
+        start: (n + 1,) transitions start[i]:start[i + 1] belong to step i, by rising `dst`.
         src, dst, takes, pays: (transitions,) states, whether the operator joins, seconds paid.
-        num_states: (n,) after each step.
+        row: (n + 1,) row[i] + s is the number of state s before step i, among all states.
+        num_states: after all steps together, the one before them included.
     """
 
     order: Ints
@@ -36,23 +37,28 @@ class Steps(NamedTuple):
     dst: Ints
     takes: Ints
     pays: Floats
-    num_states: Ints
+    row: Ints
+    num_states: int
 
 
-def steps_of(arrays: Arrays, device: int) -> Steps:
+def steps_of(arrays: Arrays, device: int, order: Ints, apart: Sequence[Ints] = ()) -> Steps:
     """Transitions for a device; tensors are let go for free where states become too many.
 
-    Letting go of a tensor's cost can only lower loads, so that bounds stay bounds.
+    Letting go of a tensor's cost can only lower loads, so that bounds stay bounds. No set holds
+    all operators of a group of `apart`.
     """
-    pins, nets = hyperedges(arrays)
-    paid = arrays.ends_s[:, device] if arrays.serialised else np.zeros(len(pins))
-    nets = [[e for e in mine if paid[e] > 0] for mine in nets]
+    pins = hyperedges(arrays)[0] + [group.tolist() for group in apart]
+    paid = np.full(len(pins), np.inf)
+    paid[: arrays.num_tensors] = arrays.ends_s[:, device] if arrays.serialised else 0.0
     left = {e: len(pins[e]) for e in range(len(pins)) if paid[e] > 0}
-    order = narrow(arrays) if left else np.arange(arrays.num_ops)
+    nets: list[list[int]] = [[] for _ in range(arrays.num_ops)]
+    for e in left:
+        for u in pins[e]:
+            nets[u].append(e)
     opened: list[int] = []
     states: dict[tuple[int, ...], int] = {(): 0}
     rows: list[tuple[int, int, int, float]] = []
-    counts, sizes = [0], []
+    counts, row = [0], [0, 1]
     for u in order.tolist():
         mine = [e for e in nets[u] if e in left]
         for e in mine:
@@ -66,14 +72,15 @@ def steps_of(arrays: Arrays, device: int) -> Steps:
             moves = [(*m, key[:cheapest] + key[cheapest + 1 :]) for *m, key in moves]  # type: ignore[misc]
         opened = still
         new: dict[tuple[int, ...], int] = {}
-        for s, take, cost, key in moves:
-            rows.append((s, new.setdefault(key, len(new)), take, cost))
+        mine_rows = [(s, new.setdefault(key, len(new)), take, cost) for s, take, cost, key in moves]
+        rows += sorted(mine_rows, key=lambda r: r[1])
         states = new
         counts.append(len(rows))
-        sizes.append(len(new))
+        row.append(row[-1] + len(new))
     src, dst, takes, pays = (np.array(column) for column in zip(*rows, strict=True))
-    start, num_states = np.array(counts), np.array(sizes)
-    return Steps(order, start, src, dst, takes, pays.astype(np.float64), num_states)
+    return Steps(
+        order, np.array(counts), src, dst, takes, pays.astype(float), np.array(row[:-1]), row[-1]
+    )
 
 
 def _moves(
@@ -83,80 +90,93 @@ def _moves(
     still: list[int],
     paid: Floats,
 ) -> list[tuple[int, int, float, tuple[int, ...]]]:
-    """(state, takes, seconds, next state's key) of one step."""
+    """(state, takes, seconds, next state's key) of one step; infinite `paid` must not be inside."""
     moves = []
+    closing = [e for e in mine if e not in still and np.isinf(paid[e])]
     for key, s in states.items():
         for take in (OUTSIDE, INSIDE):
             side = dict(zip(opened, key, strict=True))
             cost = 0.0
             for e in mine:
                 before = side.setdefault(e, take)
-                if before not in (MIXED, take):
+                if np.isinf(paid[e]):
+                    side[e] = INSIDE if before == take == INSIDE else MIXED
+                elif before not in (MIXED, take):
                     side[e] = MIXED
                     cost += float(paid[e])
-            moves.append((s, take, cost, tuple(side[e] for e in still)))
+            if not any(side[e] == INSIDE for e in closing):
+                moves.append((s, take, cost, tuple(side[e] for e in still)))
     return moves
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
+def _shift(src: Floats, dst: Floats, add: float, gain: int) -> None:
+    """dst[level + gain] = min(itself, src[level] + add); the ends stand for all beyond them."""
+    top = len(src) - 1
+    low, high = max(0, -gain), min(top, top - gain)  # levels that stay in range
+    here, there = src[low:high], dst[low + gain : high + gain]
+    for k in range(len(here)):
+        there[k] = min(there[k], here[k] + add)
+    for level in range(low):
+        dst[0] = min(dst[0], src[level] + add)
+    for level in range(high, top + 1):
+        dst[top] = min(dst[top], src[level] + add)
+
+
+@numba.njit(cache=True, error_model="numpy")
 def least_loads(
-    steps: Steps, seconds: Floats, weight: Ints, limit_s: float, trail: NDArray[np.int16], zero: int
+    steps: Steps, seconds: Floats, weight: Ints, limit_s: float, layers: Floats, zero: int
 ) -> Floats:
     """(levels,) least load of a set of each weight; level `zero` is the weight of the empty set.
 
-    The last level stands for all above; weights below the first count as the first. `trail`
-    (n, states, levels) receives the transition that gave each value, -1 where a weight was out
-    of range. Sets above `limit_s` are left out (infinite).
+    The last level stands for all above; weights below the first count as the first. Sets above
+    `limit_s` are left out (infinite). `layers` (sum of states + 1, levels) receives the values
+    after every step, from which `members` reads the sets.
     """
-    num_levels = trail.shape[2]
-    top = num_levels - 1
-    now = np.full((trail.shape[1], num_levels), np.inf)
-    new = np.full((trail.shape[1], num_levels), np.inf)
-    now[0, zero] = 0.0
+    top = layers.shape[1] - 1
+    layers[0] = np.inf
+    layers[0, zero] = 0.0
     for i in range(len(steps.order)):
         u = steps.order[i]
-        new[: steps.num_states[i]] = np.inf
+        last = -1
         for r in range(steps.start[i], steps.start[i + 1]):
-            s, q, k = steps.src[r], steps.dst[r], r - steps.start[i]
-            add = steps.pays[r]
-            gain = 0
-            if steps.takes[r] == 1:
-                add += seconds[u]
-                gain = min(max(weight[u], -top), top)
-            if not add <= limit_s:
-                continue
-            low, high = max(0, -gain), min(top - 1, top - gain)  # what reached the top stays
-            for level in range(low, high + 1):
-                load = now[s, level] + add
-                if load <= limit_s and load < new[q, level + gain]:
-                    new[q, level + gain] = load
-                    trail[i, q, level + gain] = k
-            for level in range(num_levels):
-                if low <= level <= high:
-                    continue
-                end = 0 if level < low else top
-                load = now[s, level] + add
-                if load <= limit_s and load < new[q, end]:
-                    new[q, end] = load
-                    trail[i, q, end] = -1
-        now, new = new, now
-    return now[0].copy()  # type: ignore[no-any-return]
+            dst = layers[steps.row[i + 1] + steps.dst[r]]
+            if steps.dst[r] != last:
+                last = steps.dst[r]
+                dst[:] = np.inf
+            add = steps.pays[r] + (seconds[u] if steps.takes[r] else 0.0)
+            if add <= limit_s:
+                gain = weight[u] if steps.takes[r] else 0
+                _shift(layers[steps.row[i] + steps.src[r]], dst, add, min(max(gain, -top), top))
+    load = layers[steps.row[len(steps.order)]].copy()
+    load[load > limit_s] = np.inf
+    return load  # type: ignore[no-any-return]
 
 
-@numba.njit(cache=True)
-def members(steps: Steps, weight: Ints, level: int, trail: NDArray[np.int16], into: Ints) -> bool:
-    """Write the set behind a value of `least_loads`; False where its weight was out of range."""
-    s = 0
+@numba.njit(cache=True, error_model="numpy")
+def members(
+    steps: Steps, seconds: Floats, weight: Ints, level: int, layers: Floats, into: Ints
+) -> None:
+    """Write to `into` (n,) the set (0 or 1) behind a value that `least_loads` left in `layers`."""
+    top = layers.shape[1] - 1
+    q = 0
     for i in range(len(steps.order) - 1, -1, -1):
-        if level < 0 or level >= trail.shape[2]:
-            return False
-        k = trail[i, s, level]
-        if k < 0:
-            return False
-        r = steps.start[i] + k
         u = steps.order[i]
-        into[u] = steps.takes[r]
-        if steps.takes[r] == 1:
-            level -= weight[u]
-        s = steps.src[r]
-    return True
+        value = layers[steps.row[i + 1] + q, level]
+        found = False
+        for r in range(steps.start[i], steps.start[i + 1]):
+            if steps.dst[r] != q or found:
+                continue
+            add = steps.pays[r] + (seconds[u] if steps.takes[r] else 0.0)
+            gain = min(max(weight[u], -top), top) if steps.takes[r] else 0
+            low, high = level - gain, level - gain
+            if level == top:
+                low, high = min(low, top), top
+            if level == 0:
+                low, high = 0, max(high, 0)
+            for before in range(max(low, 0), min(high, top) + 1):
+                if not found and layers[steps.row[i] + steps.src[r], before] + add == value:
+                    found = True
+                    into[u] = steps.takes[r]
+                    q, level = steps.src[r], before
+                    break

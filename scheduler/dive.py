@@ -22,12 +22,12 @@ def dive(sets: SetBound, value: float, bound: float, rng: np.random.Generator) -
     device = np.full(arrays.num_ops, -1)
     turns = [(kind, d) for kind, group in enumerate(sets.groups) for d in group]
     for kind, d in turns:
-        seconds = np.where(device < 0, arrays.seconds[:, d], np.inf)
-        steps, trail = sets.steps[kind], sets.trails[kind]
-        load = least_loads(steps, seconds, weight, target, trail, sets.zero)
-        into = np.zeros(arrays.num_ops, dtype=np.int64)
+        seconds = np.where(device < 0, sets.seconds[kind], np.inf)
+        load = least_loads(sets.steps[kind], seconds, weight, target, sets.layers, sets.zero)
         levels = np.flatnonzero(load <= target)
-        if len(levels) and members(steps, weight, int(levels[-1]), trail, into):
+        if len(levels):
+            into = np.zeros(arrays.num_ops, dtype=np.int64)
+            members(sets.steps[kind], seconds, weight, int(levels[-1]), sets.layers, into)
             device[into.astype(bool)] = d
     for u in np.flatnonzero(device < 0):
         able = np.flatnonzero(np.isfinite(arrays.seconds[u]))

@@ -13,17 +13,20 @@ techniques in column generation", INFORMS J. Computing 30(2), 2018, doi:10.1287/
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.arrays import Arrays, Floats, Ints, kinds
-from scheduler.device_sets import Steps, least_loads, members, steps_of
+from scheduler.device_sets import least_loads, members, steps_of
+from scheduler.orders import narrow
 
 LEVELS_PER_DEVICE = 1500
-MOST_ENTRIES = 60_000_000
-"""Entries of the trail of a dynamic programme: 16 bits each."""
+MOST_ENTRIES = 30_000_000
+"""Values of the layers of a dynamic programme: 8 bytes each."""
+SETS_PER_PRICE = 3
 SMOOTHING = 0.7
 CLOSE = 1e-5
 """Relative distance at which bound and value are equal."""
@@ -35,6 +38,7 @@ class SetBound:
 
     Attributes:
         value: the load of the best plan known; sets above it are not looked at.
+        apart: groups of operators that no device holds together.
         best: the bound so far.
         weights: (num_ops,) that gave it; they sum to 1.
         sets: (kind, members, load) found so far.
@@ -45,6 +49,7 @@ class SetBound:
 
     arrays: Arrays
     value: float
+    apart: Sequence[Ints] = ()
     best: float = 0.0
     weights: Floats = field(init=False)
     sets: list[tuple[int, NDArray[np.bool_], float]] = field(default_factory=list)
@@ -59,16 +64,14 @@ class SetBound:
         arrays = self.arrays
         self.groups = kinds(arrays)
         self.counts = np.array([len(group) for group in self.groups])
-        self.steps: list[Steps] = [steps_of(arrays, group[0]) for group in self.groups]
-        width = max(int(s.num_states.max()) for s in self.steps)
-        per_device = min(LEVELS_PER_DEVICE, MOST_ENTRIES // (width * arrays.num_ops) // 2)
+        order = narrow(arrays) if arrays.serialised else np.arange(arrays.num_ops)
+        self.steps = [steps_of(arrays, group[0], order, self.apart) for group in self.groups]
+        widest = max(s.num_states for s in self.steps)
+        per_device = min(LEVELS_PER_DEVICE, MOST_ENTRIES // widest // 2)
         self.per_device = max(per_device, 100)
         self.zero = self.per_device // 2
-        levels = 2 * self.per_device
-        self.trails = [
-            np.zeros((arrays.num_ops, int(s.num_states.max()), levels), dtype=np.int16)
-            for s in self.steps
-        ]
+        self.layers = np.empty((widest, 2 * self.per_device))
+        self.seconds = [np.ascontiguousarray(arrays.seconds[:, g[0]]) for g in self.groups]
         finite = np.where(np.isfinite(arrays.seconds), arrays.seconds, 0.0).max(axis=1)
         least = np.where(arrays.seconds.min(axis=1) > 0, arrays.seconds.min(axis=1), finite)
         self.weights = least / max(least.sum(), 1e-300)
@@ -83,23 +86,26 @@ class SetBound:
         """Bound of some weights, and how many new sets within `target` they brought."""
         weight = self.integer(weights)
         limit = self.value * (1 + CLOSE / 10)
-        loads, new = [], 0
-        for kind, (steps, trail) in enumerate(zip(self.steps, self.trails, strict=True)):
-            seconds = np.ascontiguousarray(self.arrays.seconds[:, self.groups[kind][0]])
-            load = least_loads(steps, seconds, weight, limit, trail, self.zero)
+        before = len(self.sets)
+        loads = []
+        for kind, (steps, seconds) in enumerate(zip(self.steps, self.seconds, strict=True)):
+            load = least_loads(steps, seconds, weight, limit, self.layers, self.zero)
             loads.append(load)
-            for level in np.flatnonzero(load <= target)[::-1][:3]:
-                into = np.zeros(self.arrays.num_ops, dtype=np.int64)
-                found = members(steps, weight, int(level), trail, into)
-                key = (kind, into.tobytes())
-                if found and key not in self._seen:
-                    self._seen.add(key)
-                    self.sets.append((kind, into.astype(bool), float(load[level])))
-                    new += 1
+            for level in np.flatnonzero(load <= target)[::-1][:SETS_PER_PRICE]:
+                self._keep(kind, weight, int(level), float(load[level]))
         bound = least_cover(loads, self.counts, int(weight.sum()), self.value, self.zero)
         if bound > self.best:
             self.best, self.weights = bound, weights / max(weights.sum(), 1e-300)
-        return bound, new
+        return bound, len(self.sets) - before
+
+    def _keep(self, kind: int, weight: Ints, level: int, load: float) -> None:
+        """Add the set behind a level of the last `least_loads` unless it is known."""
+        into = np.zeros(self.arrays.num_ops, dtype=np.int64)
+        members(self.steps[kind], self.seconds[kind], weight, level, self.layers, into)
+        key = (kind, into.tobytes())
+        if key not in self._seen:
+            self._seen.add(key)
+            self.sets.append((kind, into.astype(bool), load))
 
 
 def least_cover(loads: list[Floats], counts: Ints, weight: int, value: float, zero: int) -> float:
