@@ -77,8 +77,7 @@ def together(arrays: Arrays, value: float) -> Ints:
     unit = arrays.unit
     while True:
         small = contract(arrays, unit)
-        joined = _uncuttable(small, value)
-        label = connected_components(joined, directed=False)[1].astype(np.int64)
+        label = _uncuttable(small, value)
         if label.max(initial=-1) + 1 == small.num_ops:
             label = _dominated(small)
         if label.max(initial=-1) + 1 == small.num_ops:
@@ -86,8 +85,8 @@ def together(arrays: Arrays, value: float) -> Ints:
         unit = label[unit]
 
 
-def _uncuttable(arrays: Arrays, value: float) -> coo_array:
-    """Pairs (producer, reader) whose cheapest exchange makes a load above `value`."""
+def _uncuttable(arrays: Arrays, value: float) -> Ints:
+    """(num_ops,) labels, alike where the cheapest exchange of a tensor makes a load over `value`."""
     src, dst = arrays.edges
     cheapest = np.full(len(src), np.inf)
     d = arrays.num_devices
@@ -98,7 +97,8 @@ def _uncuttable(arrays: Arrays, value: float) -> coo_array:
                 cheapest = np.minimum(cheapest, load)
     apart = cheapest > value
     n = arrays.num_ops
-    return coo_array((np.ones(apart.sum()), (src[apart], dst[apart])), shape=(n, n))
+    joined = coo_array((np.ones(apart.sum()), (src[apart], dst[apart])), shape=(n, n))
+    return connected_components(joined, directed=False)[1].astype(np.int64)
 
 
 def _exchange_s(arrays: Arrays, src: Ints, dst: Ints, p: int, q: int) -> Floats:

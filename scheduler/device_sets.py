@@ -7,7 +7,6 @@ weights w (of either sign) the programme gives, for every weight level, the leas
 that weight: exactly, in O(operators x states x levels).
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numba
@@ -41,15 +40,13 @@ class Steps(NamedTuple):
     num_states: int
 
 
-def steps_of(arrays: Arrays, device: int, order: Ints, apart: Sequence[Ints] = ()) -> Steps:
+def steps_of(arrays: Arrays, device: int, order: Ints) -> Steps:
     """Transitions for a device; tensors are let go for free where states become too many.
 
-    Letting go of a tensor's cost can only lower loads, so that bounds stay bounds. No set holds
-    all operators of a group of `apart`.
+    Letting go of a tensor's cost can only lower loads, so that bounds stay bounds.
     """
-    pins = hyperedges(arrays)[0] + [group.tolist() for group in apart]
-    paid = np.full(len(pins), np.inf)
-    paid[: arrays.num_tensors] = arrays.ends_s[:, device] if arrays.serialised else 0.0
+    pins = hyperedges(arrays)[0]
+    paid = arrays.ends_s[:, device] if arrays.serialised else np.zeros(len(pins))
     left = {e: len(pins[e]) for e in range(len(pins)) if paid[e] > 0}
     nets: list[list[int]] = [[] for _ in range(arrays.num_ops)]
     for e in left:
@@ -90,22 +87,18 @@ def _moves(
     still: list[int],
     paid: Floats,
 ) -> list[tuple[int, int, float, tuple[int, ...]]]:
-    """(state, takes, seconds, next state's key) of one step; infinite `paid` must not be inside."""
+    """(state, takes, seconds, next state's key) of one step."""
     moves = []
-    closing = [e for e in mine if e not in still and np.isinf(paid[e])]
     for key, s in states.items():
         for take in (OUTSIDE, INSIDE):
             side = dict(zip(opened, key, strict=True))
             cost = 0.0
             for e in mine:
                 before = side.setdefault(e, take)
-                if np.isinf(paid[e]):
-                    side[e] = INSIDE if before == take == INSIDE else MIXED
-                elif before not in (MIXED, take):
+                if before not in (MIXED, take):
                     side[e] = MIXED
                     cost += float(paid[e])
-            if not any(side[e] == INSIDE for e in closing):
-                moves.append((s, take, cost, tuple(side[e] for e in still)))
+            moves.append((s, take, cost, tuple(side[e] for e in still)))
     return moves
 
 

@@ -13,7 +13,6 @@ techniques in column generation", INFORMS J. Computing 30(2), 2018, doi:10.1287/
 """
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,12 +20,12 @@ from numpy.typing import NDArray
 
 from scheduler.arrays import Arrays, Floats, Ints, kinds
 from scheduler.device_sets import least_loads, members, steps_of
-from scheduler.orders import narrow
+from scheduler.orders import hyperedges, narrow
 
-LEVELS_PER_DEVICE = 1500
+LEVELS, FEWEST_LEVELS, FILL = 3000, 200, 0.6
 MOST_ENTRIES = 30_000_000
 """Values of the layers of a dynamic programme: 8 bytes each."""
-SETS_PER_PRICE = 3
+SETS_PER_PRICE, PATIENCE = 3, 12
 SMOOTHING = 0.7
 CLOSE = 1e-5
 """Relative distance at which bound and value are equal."""
@@ -38,18 +37,16 @@ class SetBound:
 
     Attributes:
         value: the load of the best plan known; sets above it are not looked at.
-        apart: groups of operators that no device holds together.
         best: the bound so far.
         weights: (num_ops,) that gave it; they sum to 1.
         sets: (kind, members, load) found so far.
         signed: whether weights may be negative.
         ceiling: the sets known hold everything within it, so that the bound stays below.
-        target: load that the weights are being sought for.
+        target: load that the weights are being sought for, for `patience` more rounds.
     """
 
     arrays: Arrays
     value: float
-    apart: Sequence[Ints] = ()
     best: float = 0.0
     weights: Floats = field(init=False)
     sets: list[tuple[int, NDArray[np.bool_], float]] = field(default_factory=list)
@@ -57,6 +54,7 @@ class SetBound:
     signed: bool = False
     ceiling: float = np.inf
     target: float = 0.0
+    patience: int = 0
 
     def __post_init__(self) -> None:
         """Build the transitions of each kind of device."""
@@ -65,25 +63,42 @@ class SetBound:
         self.groups = kinds(arrays)
         self.counts = np.array([len(group) for group in self.groups])
         order = narrow(arrays) if arrays.serialised else np.arange(arrays.num_ops)
-        self.steps = [steps_of(arrays, group[0], order, self.apart) for group in self.groups]
+        self.steps = [steps_of(arrays, group[0], order) for group in self.groups]
         widest = max(s.num_states for s in self.steps)
-        per_device = min(LEVELS_PER_DEVICE, MOST_ENTRIES // widest // 2)
-        self.per_device = max(per_device, 100)
-        self.zero = self.per_device // 2
-        self.layers = np.empty((widest, 2 * self.per_device))
+        self.layers = np.empty((widest, max(min(LEVELS, MOST_ENTRIES // widest), FEWEST_LEVELS)))
         self.seconds = [np.ascontiguousarray(arrays.seconds[:, g[0]]) for g in self.groups]
         finite = np.where(np.isfinite(arrays.seconds), arrays.seconds, 0.0).max(axis=1)
         least = np.where(arrays.seconds.min(axis=1) > 0, arrays.seconds.min(axis=1), finite)
         self.weights = least / max(least.sum(), 1e-300)
         self._seen: set[tuple[int, bytes]] = set()
+        self._add_single()
+
+    def _add_single(self) -> None:
+        """Add the sets of one operator: no weight is then above what a device can hold."""
+        pins = hyperedges(self.arrays)[1]
+        ends_s = self.arrays.ends_s if self.arrays.serialised else np.zeros((0, 1))
+        for u, mine in enumerate(pins):
+            inside = np.arange(self.arrays.num_ops) == u
+            for kind, group in enumerate(self.groups):
+                moved = float(ends_s[mine, group[0]].sum()) if len(ends_s) else 0.0
+                load = float(self.seconds[kind][u]) + moved
+                if load <= self.value:
+                    self._add(kind, inside, load)
+
+    @property
+    def zero(self) -> int:
+        """Level of the empty set."""
+        return self.layers.shape[1] // 4 if self.signed else 0
 
     def integer(self, weights: Floats) -> Ints:
-        """Weights as whole levels, of which an average device gets `per_device`."""
-        scale = self.counts.sum() * self.per_device / (weights.sum() or 1.0)
+        """Weights as whole levels, of which the heaviest set known gets `FILL` of those there are."""
+        held = max((abs(float(weights[inside].sum())) for _, inside, _ in self.sets), default=0.0)
+        average = abs(float(weights.sum())) / self.counts.sum()
+        scale = FILL * (self.layers.shape[1] - self.zero) / (max(held, average) or 1.0)
         return np.asarray(np.floor(weights * scale + 0.5), dtype=np.int64)
 
-    def price(self, weights: Floats, target: float) -> tuple[float, int]:
-        """Bound of some weights, and how many new sets within `target` they brought."""
+    def price(self, weights: Floats, target: float) -> int:
+        """Take the bound of some weights; return how many new sets within `target` they brought."""
         weight = self.integer(weights)
         limit = self.value * (1 + CLOSE / 10)
         before = len(self.sets)
@@ -96,16 +111,19 @@ class SetBound:
         bound = least_cover(loads, self.counts, int(weight.sum()), self.value, self.zero)
         if bound > self.best:
             self.best, self.weights = bound, weights / max(weights.sum(), 1e-300)
-        return bound, len(self.sets) - before
+        return len(self.sets) - before
 
     def _keep(self, kind: int, weight: Ints, level: int, load: float) -> None:
         """Add the set behind a level of the last `least_loads` unless it is known."""
         into = np.zeros(self.arrays.num_ops, dtype=np.int64)
         members(self.steps[kind], self.seconds[kind], weight, level, self.layers, into)
-        key = (kind, into.tobytes())
+        self._add(kind, into.astype(bool), load)
+
+    def _add(self, kind: int, inside: NDArray[np.bool_], load: float) -> None:
+        key = (kind, inside.tobytes())
         if key not in self._seen:
             self._seen.add(key)
-            self.sets.append((kind, into.astype(bool), load))
+            self.sets.append((kind, inside, load))
 
 
 def least_cover(loads: list[Floats], counts: Ints, weight: int, value: float, zero: int) -> float:
@@ -129,8 +147,6 @@ def tighten(bound: SetBound, deadline_s: float) -> float:
     Weights from 0 first (sets cover the operators), which settles fast; then of either sign
     (sets partition them), which reaches higher. A later call goes on where this one stops.
     """
-    if not bound.best:
-        bound.price(bound.weights, bound.value)
     while time.perf_counter() < deadline_s and bound.best < bound.value:
         if bound.ceiling - bound.best <= CLOSE * bound.value:
             if bound.signed:
@@ -141,19 +157,25 @@ def tighten(bound: SetBound, deadline_s: float) -> float:
 
 
 def _generate(bound: SetBound) -> None:
-    """One round: weights for a target between bound and ceiling, and the sets that break them."""
-    target = bound.target if bound.best < bound.target < bound.ceiling else 0.0
-    target = target or bound.best + (0.5 if bound.sets else 0.7) * (bound.ceiling - bound.best)
-    bound.target = target
-    cover, weights = _cover(bound, target)
+    """One round: weights for a target between bound and ceiling, and the sets that break them.
+
+    A target that lies too high to be settled soon is lowered.
+    """
+    if not bound.best < bound.target < bound.ceiling:
+        bound.target = bound.best + 0.5 * (bound.ceiling - bound.best)
+        bound.patience = PATIENCE
+    elif bound.patience == 0:
+        bound.target = bound.best + 0.5 * (bound.target - bound.best)
+        bound.patience = PATIENCE
+    bound.patience -= 1
+    cover, weights = _cover(bound, bound.target)
     if cover <= 1 + 1e-9:  # the sets known hold everything within the target
-        bound.ceiling = target
+        bound.ceiling = bound.target
         return
-    _, new = bound.price(SMOOTHING * bound.weights + (1 - SMOOTHING) * weights, target)
-    if not new:
-        _, new = bound.price(weights, target)
-    if not new and bound.best < target:  # the levels are too coarse to go on
-        bound.ceiling = target
+    new = bound.price(SMOOTHING * bound.weights + (1 - SMOOTHING) * weights, bound.target)
+    new = new or bound.price(weights, bound.target)
+    if not new and bound.best < bound.target:  # the levels are too coarse to go on
+        bound.ceiling = bound.target
 
 
 def _cover(bound: SetBound, target: float) -> tuple[float, Floats]:

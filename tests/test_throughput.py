@@ -67,10 +67,6 @@ def arrays(draw, most=6):
     return make_arrays(rows, readers, ends, limit)
 
 
-def groups(n):
-    return st.lists(st.sets(st.integers(0, n - 1), min_size=1).map(sorted), max_size=2)
-
-
 @settings(max_examples=30, deadline=None)
 @given(arrays())
 def test_plans_and_bounds_enclose_the_brute_force_optimum(problem):
@@ -103,16 +99,13 @@ def test_merging_and_contracting_keep_the_optimum(problem):
 def test_least_loads_are_those_of_all_sets(problem, data):
     n = problem.num_ops
     weight = np.array([data.draw(st.integers(-3, 9)) for _ in range(n)], dtype=np.int64)
-    apart = [np.array(group) for group in data.draw(groups(n))]
-    steps = steps_of(problem, 0, narrow(problem), apart)
+    steps = steps_of(problem, 0, narrow(problem))
     layers = np.empty((steps.num_states, 120))
     seconds = problem.seconds[:, 0].copy()
     got = least_loads(steps, seconds, weight, 1e9, layers, 30)
     want = np.full(120, np.inf)
     for chosen in itertools.product((0, 1), repeat=n):
         inside = np.array(chosen, dtype=bool)
-        if any(inside[group].all() for group in apart):
-            continue
         load = problem.seconds[inside, 0].sum()
         if problem.serialised:
             for t in range(problem.num_tensors):
