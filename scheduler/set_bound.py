@@ -23,7 +23,7 @@ from scheduler.device_sets import least_loads, members, steps_of
 from scheduler.orders import hyperedges, narrow
 
 LEVELS, FEWEST_LEVELS, FILL = 3000, 200, 0.6
-MOST_ENTRIES = 30_000_000
+MOST_ENTRIES = 8_000_000
 """Values of the layers of a dynamic programme: 8 bytes each."""
 SETS_PER_PRICE, PATIENCE = 3, 12
 SMOOTHING = 0.7
@@ -147,6 +147,8 @@ def tighten(bound: SetBound, deadline_s: float) -> float:
     Weights from 0 first (sets cover the operators), which settles fast; then of either sign
     (sets partition them), which reaches higher. A later call goes on where this one stops.
     """
+    if not bound.best:
+        bound.price(bound.weights, bound.value)
     while time.perf_counter() < deadline_s and bound.best < bound.value:
         if bound.ceiling - bound.best <= CLOSE * bound.value:
             if bound.signed:
