@@ -86,7 +86,7 @@ def together(arrays: Arrays, value: float) -> Ints:
 
 
 def _uncuttable(arrays: Arrays, value: float) -> Ints:
-    """(num_ops,) labels, alike where the cheapest exchange of a tensor makes a load over `value`."""
+    """(num_ops,) labels, alike where exchanging a tensor makes a load above `value` at best."""
     src, dst = arrays.edges
     cheapest = np.full(len(src), np.inf)
     d = arrays.num_devices
@@ -98,7 +98,7 @@ def _uncuttable(arrays: Arrays, value: float) -> Ints:
     apart = cheapest > value
     n = arrays.num_ops
     joined = coo_array((np.ones(apart.sum()), (src[apart], dst[apart])), shape=(n, n))
-    return connected_components(joined, directed=False)[1].astype(np.int64)
+    return np.asarray(connected_components(joined, directed=False)[1], dtype=np.int64)
 
 
 def _exchange_s(arrays: Arrays, src: Ints, dst: Ints, p: int, q: int) -> Floats:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
+from numpy.typing import NDArray
 
 from scheduler.arrays import Arrays, Floats, Ints
 from scheduler.orders import hyperedges
@@ -25,36 +26,65 @@ class Steps(NamedTuple):
     Attributes:
         order: (n,) operator of each step.
         start: (n + 1,) transitions start[i]:start[i + 1] belong to step i, by rising `dst`.
-        src, dst, takes, pays: (transitions,) states, whether the operator joins, seconds paid.
+        op: (transitions,) operator that is decided.
+        src, dst, takes: (transitions,) states, and whether the operator joins.
+        pays, others_pay: (transitions,) of `Toll`, paid by the set and by the rest.
         row: (n + 1,) row[i] + s is the number of state s before step i, among all states.
         num_states: after all steps together, the one before them included.
     """
 
     order: Ints
     start: Ints
+    op: Ints
     src: Ints
     dst: Ints
     takes: Ints
     pays: Floats
+    others_pay: Floats
     row: Ints
     num_states: int
 
+    def costs(self, seconds: Floats, weight: Ints) -> tuple[Floats, Ints]:
+        """(transitions,) seconds and weight that the set gains; infinite or huge ones are kept."""
+        add = self.pays + np.where(self.takes == INSIDE, seconds[self.op], 0.0)
+        return add, np.where(self.takes == INSIDE, weight[self.op], 0)
+
+
+class Toll(NamedTuple):
+    """What a tensor costs: the set, and the rest of the operators, by its ends.
+
+    Attributes:
+        inside: seconds of the set where it holds some of the ends but not all.
+        outside: seconds of the rest in that case.
+        abroad: whether it has ends elsewhere too: then each side pays as soon as it holds one.
+    """
+
+    inside: float
+    outside: float = 0.0
+    abroad: bool = False
+
 
 def steps_of(arrays: Arrays, device: int, order: Ints) -> Steps:
-    """Transitions for a device; tensors are let go for free where states become too many.
+    """Transitions for the sets that one device may hold."""
+    paid = arrays.ends_s[:, device] if arrays.serialised else np.zeros(arrays.num_tensors)
+    tolls = [Toll(float(seconds)) for seconds in paid]
+    return transitions(hyperedges(arrays)[0], tolls, order)
 
-    Letting go of a tensor's cost can only lower loads, so that bounds stay bounds.
+
+def transitions(pins: list[list[int]], tolls: list[Toll], order: Ints) -> Steps:
+    """Transitions over the operators of `order`; each tensor has `pins` among them and a toll.
+
+    Tensors are let go for free where states become too many: that can only lower loads, so that
+    bounds stay bounds.
     """
-    pins = hyperedges(arrays)[0]
-    paid = arrays.ends_s[:, device] if arrays.serialised else np.zeros(len(pins))
-    left = {e: len(pins[e]) for e in range(len(pins)) if paid[e] > 0}
-    nets: list[list[int]] = [[] for _ in range(arrays.num_ops)]
+    left = {e: len(mine) for e, mine in enumerate(pins) if max(tolls[e][:2]) > 0}
+    nets: dict[int, list[int]] = {u: [] for u in order.tolist()}
     for e in left:
         for u in pins[e]:
             nets[u].append(e)
     opened: list[int] = []
     states: dict[tuple[int, ...], int] = {(): 0}
-    rows: list[tuple[int, int, int, float]] = []
+    rows: list[tuple[int, int, int, int, float, float]] = []
     counts, row = [0], [0, 1]
     for u in order.tolist():
         mine = [e for e in nets[u] if e in left]
@@ -62,21 +92,29 @@ def steps_of(arrays: Arrays, device: int, order: Ints) -> Steps:
             left[e] -= 1
         known = set(opened)
         still = [e for e in opened if left[e]] + [e for e in mine if e not in known and left[e]]
-        moves = _moves(states, opened, mine, still, paid)
-        while len({key for *_, key in moves}) > MOST_STATES:
-            cheapest = min(range(len(still)), key=lambda k: paid[still[k]])
+        moves = _moves(states, opened, mine, still, tolls)
+        while len({key for key, *_ in moves}) > MOST_STATES:
+            cheapest = min(range(len(still)), key=lambda k: max(tolls[still[k]][:2]))
             del left[still.pop(cheapest)]
-            moves = [(*m, key[:cheapest] + key[cheapest + 1 :]) for *m, key in moves]  # type: ignore[misc]
+            moves = [(key[:cheapest] + key[cheapest + 1 :], *move) for key, *move in moves]  # type: ignore[misc]
         opened = still
-        new: dict[tuple[int, ...], int] = {}
-        mine_rows = [(s, new.setdefault(key, len(new)), take, cost) for s, take, cost, key in moves]
-        rows += sorted(mine_rows, key=lambda r: r[1])
-        states = new
+        states = {}
+        step = [(u, s, states.setdefault(key, len(states)), *rest) for key, s, *rest in moves]
+        rows += sorted(step, key=lambda r: r[2])  # type: ignore[arg-type]
         counts.append(len(rows))
-        row.append(row[-1] + len(new))
-    src, dst, takes, pays = (np.array(column) for column in zip(*rows, strict=True))
+        row.append(row[-1] + len(states))
+    op, src, dst, takes, pays, others_pay = (np.array(column) for column in zip(*rows, strict=True))
     return Steps(
-        order, np.array(counts), src, dst, takes, pays.astype(float), np.array(row[:-1]), row[-1]
+        order,
+        np.array(counts),
+        op,
+        src,
+        dst,
+        takes,
+        pays.astype(float),
+        others_pay.astype(float),
+        np.array(row[:-1]),
+        row[-1],
     )
 
 
@@ -85,20 +123,25 @@ def _moves(
     opened: list[int],
     mine: list[int],
     still: list[int],
-    paid: Floats,
-) -> list[tuple[int, int, float, tuple[int, ...]]]:
-    """(state, takes, seconds, next state's key) of one step."""
+    tolls: list[Toll],
+) -> list[tuple[tuple[int, ...], int, int, float, float]]:
+    """(next state's key, state, takes, seconds of the set and of the rest) of one step."""
     moves = []
     for key, s in states.items():
         for take in (OUTSIDE, INSIDE):
             side = dict(zip(opened, key, strict=True))
-            cost = 0.0
+            pays = [0.0, 0.0]
             for e in mine:
-                before = side.setdefault(e, take)
-                if before not in (MIXED, take):
-                    side[e] = MIXED
-                    cost += float(paid[e])
-            moves.append((s, take, cost, tuple(side[e] for e in still)))
+                before = side.get(e)
+                mixed = before not in (None, MIXED, take)
+                if tolls[e].abroad:
+                    if before is None or mixed:
+                        pays[take] += tolls[e].inside if take == INSIDE else tolls[e].outside
+                elif mixed:
+                    pays[INSIDE] += tolls[e].inside
+                    pays[OUTSIDE] += tolls[e].outside
+                side[e] = MIXED if mixed or before == MIXED else take
+            moves.append((tuple(side[e] for e in still), s, take, pays[INSIDE], pays[OUTSIDE]))
     return moves
 
 
@@ -118,58 +161,62 @@ def _shift(src: Floats, dst: Floats, add: float, gain: int) -> None:
 
 @numba.njit(cache=True, error_model="numpy")
 def least_loads(
-    steps: Steps, seconds: Floats, weight: Ints, limit_s: float, layers: Floats, zero: int
+    steps: Steps, add: Floats, gain: Ints, limit_s: float, layers: Floats, zero: int
 ) -> Floats:
     """(levels,) least load of a set of each weight; level `zero` is the weight of the empty set.
 
-    The last level stands for all above; weights below the first count as the first. Sets above
-    `limit_s` are left out (infinite). `layers` (sum of states + 1, levels) receives the values
-    after every step, from which `members` reads the sets.
+    `add`, `gain` (transitions,): seconds and weight of each. The last level stands for all above;
+    weights below the first count as the first. Sets above `limit_s` are left out (infinite).
+    `layers` (at least num_states, levels) receives the values after every step, from which
+    `members` reads the sets.
     """
     top = layers.shape[1] - 1
     layers[0] = np.inf
     layers[0, zero] = 0.0
     for i in range(len(steps.order)):
-        u = steps.order[i]
         last = -1
         for r in range(steps.start[i], steps.start[i + 1]):
             dst = layers[steps.row[i + 1] + steps.dst[r]]
             if steps.dst[r] != last:
                 last = steps.dst[r]
                 dst[:] = np.inf
-            add = steps.pays[r] + (seconds[u] if steps.takes[r] else 0.0)
-            if add <= limit_s:
-                gain = weight[u] if steps.takes[r] else 0
-                _shift(layers[steps.row[i] + steps.src[r]], dst, add, min(max(gain, -top), top))
+            if add[r] <= limit_s:
+                src = layers[steps.row[i] + steps.src[r]]
+                _shift(src, dst, add[r], min(max(gain[r], -top), top))
     load = layers[steps.row[len(steps.order)]].copy()
     load[load > limit_s] = np.inf
     return load  # type: ignore[no-any-return]
 
 
-@numba.njit(cache=True, error_model="numpy")
 def members(
-    steps: Steps, seconds: Floats, weight: Ints, level: int, layers: Floats, into: Ints
+    steps: Steps, add: Floats, gain: Ints, level: int, layers: Floats
+) -> NDArray[np.bool_]:
+    """(operators,) the set behind a value that `least_loads` left in `layers`."""
+    inside = np.zeros(int(steps.order.max()) + 1, dtype=np.bool_)
+    _trace(steps, add, gain, level, layers, inside)
+    return inside
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _trace(
+    steps: Steps, add: Floats, gain: Ints, level: int, layers: Floats, inside: NDArray[np.bool_]
 ) -> None:
-    """Write to `into` (n,) the set (0 or 1) behind a value that `least_loads` left in `layers`."""
     top = layers.shape[1] - 1
     q = 0
     for i in range(len(steps.order) - 1, -1, -1):
-        u = steps.order[i]
         value = layers[steps.row[i + 1] + q, level]
-        found = False
+        arrival, found = q, False
         for r in range(steps.start[i], steps.start[i + 1]):
-            if steps.dst[r] != q or found:
+            if steps.dst[r] != arrival or found:
                 continue
-            add = steps.pays[r] + (seconds[u] if steps.takes[r] else 0.0)
-            gain = min(max(weight[u], -top), top) if steps.takes[r] else 0
-            low, high = level - gain, level - gain
+            low = high = level - min(max(gain[r], -top), top)
             if level == top:
                 low, high = min(low, top), top
             if level == 0:
                 low, high = 0, max(high, 0)
             for before in range(max(low, 0), min(high, top) + 1):
-                if not found and layers[steps.row[i] + steps.src[r], before] + add == value:
+                if layers[steps.row[i] + steps.src[r], before] + add[r] == value:
                     found = True
-                    into[u] = steps.takes[r]
+                    inside[steps.op[r]] = steps.takes[r] == 1
                     q, level = steps.src[r], before
                     break

@@ -23,12 +23,13 @@ def dive(sets: SetBound, value: float, bound: float, rng: np.random.Generator) -
     turns = [(kind, d) for kind, group in enumerate(sets.groups) for d in group]
     for kind, d in turns:
         seconds = np.where(device < 0, sets.seconds[kind], np.inf)
-        load = least_loads(sets.steps[kind], seconds, weight, target, sets.layers, sets.zero)
+        steps = sets.steps[kind]
+        add, gain = steps.costs(seconds, weight)
+        load = least_loads(steps, add, gain, target, sets.layers, sets.zero)
         levels = np.flatnonzero(load <= target)
         if len(levels):
-            into = np.zeros(arrays.num_ops, dtype=np.int64)
-            members(sets.steps[kind], seconds, weight, int(levels[-1]), sets.layers, into)
-            device[into.astype(bool)] = d
+            inside = members(steps, add, gain, int(levels[-1]), sets.layers)
+            device[inside] = d
     for u in np.flatnonzero(device < 0):
         able = np.flatnonzero(np.isfinite(arrays.seconds[u]))
         device[u] = able[0] if len(able) else 0

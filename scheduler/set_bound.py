@@ -91,7 +91,7 @@ class SetBound:
         return self.layers.shape[1] // 4 if self.signed else 0
 
     def integer(self, weights: Floats) -> Ints:
-        """Weights as whole levels, of which the heaviest set known gets `FILL` of those there are."""
+        """Weights as whole levels: the heaviest set known gets a share `FILL` of them."""
         held = max((abs(float(weights[inside].sum())) for _, inside, _ in self.sets), default=0.0)
         average = abs(float(weights.sum())) / self.counts.sum()
         scale = FILL * (self.layers.shape[1] - self.zero) / (max(held, average) or 1.0)
@@ -104,20 +104,16 @@ class SetBound:
         before = len(self.sets)
         loads = []
         for kind, (steps, seconds) in enumerate(zip(self.steps, self.seconds, strict=True)):
-            load = least_loads(steps, seconds, weight, limit, self.layers, self.zero)
+            add, gain = steps.costs(seconds, weight)
+            load = least_loads(steps, add, gain, limit, self.layers, self.zero)
             loads.append(load)
             for level in np.flatnonzero(load <= target)[::-1][:SETS_PER_PRICE]:
-                self._keep(kind, weight, int(level), float(load[level]))
+                inside = members(steps, add, gain, int(level), self.layers)
+                self._add(kind, inside, float(load[level]))
         bound = least_cover(loads, self.counts, int(weight.sum()), self.value, self.zero)
         if bound > self.best:
             self.best, self.weights = bound, weights / max(weights.sum(), 1e-300)
         return len(self.sets) - before
-
-    def _keep(self, kind: int, weight: Ints, level: int, load: float) -> None:
-        """Add the set behind a level of the last `least_loads` unless it is known."""
-        into = np.zeros(self.arrays.num_ops, dtype=np.int64)
-        members(self.steps[kind], self.seconds[kind], weight, level, self.layers, into)
-        self._add(kind, into.astype(bool), load)
 
     def _add(self, kind: int, inside: NDArray[np.bool_], load: float) -> None:
         key = (kind, inside.tobytes())

@@ -101,8 +101,8 @@ def test_least_loads_are_those_of_all_sets(problem, data):
     weight = np.array([data.draw(st.integers(-3, 9)) for _ in range(n)], dtype=np.int64)
     steps = steps_of(problem, 0, narrow(problem))
     layers = np.empty((steps.num_states, 120))
-    seconds = problem.seconds[:, 0].copy()
-    got = least_loads(steps, seconds, weight, 1e9, layers, 30)
+    add, gain = steps.costs(problem.seconds[:, 0], weight)
+    got = least_loads(steps, add, gain, 1e9, layers, 30)
     want = np.full(120, np.inf)
     for chosen in itertools.product((0, 1), repeat=n):
         inside = np.array(chosen, dtype=bool)
@@ -118,9 +118,7 @@ def test_least_loads_are_those_of_all_sets(problem, data):
         want[level] = min(want[level], load)
     assert got == pytest.approx(want)
     level = int(np.flatnonzero(np.isfinite(got))[-1])
-    into = np.zeros(n, dtype=np.int64)
-    members(steps, seconds, weight, level, layers, into)
-    assert weight[into.astype(bool)].sum() == level - 30
+    assert weight[members(steps, add, gain, level, layers)].sum() == level - 30
 
 
 @settings(max_examples=40, deadline=None)
