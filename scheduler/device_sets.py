@@ -188,9 +188,7 @@ def least_loads(
     return load  # type: ignore[no-any-return]
 
 
-def members(
-    steps: Steps, add: Floats, gain: Ints, level: int, layers: Floats
-) -> NDArray[np.bool_]:
+def members(steps: Steps, add: Floats, gain: Ints, level: int, layers: Floats) -> NDArray[np.bool_]:
     """(operators,) the set behind a value that `least_loads` left in `layers`."""
     inside = np.zeros(int(steps.order.max()) + 1, dtype=np.bool_)
     _trace(steps, add, gain, level, layers, inside)

@@ -74,9 +74,7 @@ def _chosen(larger: Floats, value: float, rng: np.random.Generator | None) -> in
     return int(rng.choice(within)) if rng else int(larger.argmin())
 
 
-def exchanges(
-    arrays: Arrays, device: Ints, deadline_s: float, rng: np.random.Generator
-) -> Ints:
+def exchanges(arrays: Arrays, device: Ints, deadline_s: float, rng: np.random.Generator) -> Ints:
     """Lower the largest load by exchanges until `time.perf_counter()` passes the deadline.
 
     The fullest device is paired with every other; where none helps, random pairs are split

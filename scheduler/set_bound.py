@@ -185,16 +185,20 @@ def _cover(bound: SetBound, target: float) -> tuple[float, Floats]:
     from scipy.sparse import csr_array
 
     n, num_kinds = bound.arrays.num_ops, len(bound.groups)
-    known = [(kind, inside) for kind, inside, load in bound.sets if load <= target]
-    rows = np.zeros((len(known) + 1, n + num_kinds))
-    for i, (kind, inside) in enumerate(known):
-        rows[i, :n] = inside
-        rows[i, n + kind] = -1.0
-    rows[-1, n:] = bound.counts
+    known = [(kind, np.flatnonzero(inside)) for kind, inside, load in bound.sets if load <= target]
+    kind = np.array([k for k, _ in known], dtype=np.int64)
+    size = np.array([len(inside) for _, inside in known], dtype=np.int64)
+    row = np.concatenate([np.repeat(np.arange(len(known)), size), np.arange(len(known))])
+    column = np.concatenate([*(inside for _, inside in known), n + kind])
+    entry = np.repeat([1.0, -1.0], [size.sum(), len(known)])
+    last = len(known)
+    row = np.append(row, np.full(num_kinds, last))
+    column, entry = np.append(column, n + np.arange(num_kinds)), np.append(entry, bound.counts)
+    rows = csr_array((entry, (row, column)), shape=(last + 1, n + num_kinds))
     limits = np.append(np.zeros(len(known)), 1.0)
     profit = np.append(-np.ones(n), np.zeros(num_kinds))
     bounds = [(-1 if bound.signed else 0, 1)] * n + [(0, 1)] * num_kinds
-    solved = linprog(profit, csr_array(rows), limits, bounds=bounds, method="highs")
+    solved = linprog(profit, rows, limits, bounds=bounds, method="highs")
     if not solved.success:
         return 0.0, bound.weights
     return float(-solved.fun), solved.x[:n] / max(solved.x[:n].sum(), 1e-300)

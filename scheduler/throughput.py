@@ -1,9 +1,9 @@
-"""The portfolio for throughput: split an order, merge, anneal, and bound, until time is up."""
+"""The portfolio for throughput: split an order, then search and bound in turns until time is up."""
 
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,8 +12,10 @@ from scheduler.arrays import Arrays, Ints, kinds
 from scheduler.contiguous import best_order_split
 from scheduler.contract import contract, together
 from scheduler.dive import dive
+from scheduler.exchange import exchange, exchanges
 from scheduler.integer_programme import reassign
 from scheduler.local_search import anneal, net, state
+from scheduler.orders import narrow
 from scheduler.set_bound import CLOSE, SetBound, tighten
 
 Tell = Callable[[float, float], None]
@@ -21,9 +23,10 @@ Tell = Callable[[float, float], None]
 
 LARGEST_FOR_BOUND = 4000
 """Operators, after merging, above which the column generation is left out."""
+FIRST_S, SHORTEST_S, LONGEST_S = 0.5, 0.1, 2.0
+"""Time of a step: doubled when it improved something, halved when not."""
 NEIGHBOURHOOD, SOLVE_S = 3, 0.8
 MOVES = 30_000
-MOVES_PER_OP = 500
 TEMPERATURES = (0.003, 0.01, 0.03)
 COOLING = 30.0
 
@@ -72,11 +75,21 @@ def start(arrays: Arrays, bound: float) -> Split:
     return best
 
 
+@dataclass
+class Search:
+    """What the steps work on: a merged problem, its best placement, and what they remember."""
+
+    arrays: Arrays
+    here: Split
+    rng: np.random.Generator
+    sets: SetBound | None = None
+    slices_s: dict[str, float] = field(default_factory=dict)
+    rounds: int = 0
+
+
 def improve(arrays: Arrays, best: Split, deadline_s: float, tell: Tell) -> None:
     """Search and bound in turns until proven or `time.perf_counter()` passes the deadline."""
-    rng = np.random.default_rng(0)
-    rounds = idle = 0
-    sets: SetBound | None = None
+    search = Search(arrays, best, np.random.default_rng(0))
     while time.perf_counter() < deadline_s and not best.proven:
         unit = together(arrays, best.load)
         small = contract(arrays, unit)
@@ -85,55 +98,95 @@ def improve(arrays: Arrays, best: Split, deadline_s: float, tell: Tell) -> None:
         if not here.load <= best.load * (1 + 1e-9):
             unit, small = arrays.unit, contract(arrays, arrays.unit)
             here = Split(_members(unit, best.device), best.load, best.bound, best.algorithm)
-        if sets is None or sets.arrays.num_ops != small.num_ops:
-            sets = SetBound(small, best.load) if small.num_ops <= LARGEST_FOR_BOUND else None
-        _anneal(small, here, min(deadline_s, time.perf_counter() + 0.4 + 0.2 * rounds), rounds)
-        if small.serialised and small.num_ops <= LARGEST_FOR_BOUND:
-            _reassign(small, here, min(deadline_s, time.perf_counter() + 1.0), rng)
-        if sets is not None:
-            share = min(deadline_s, time.perf_counter() + 2.0 * (1 + idle))
-            sets.value = min(sets.value, here.load)
-            sets.ceiling = min(sets.ceiling, sets.value)
-            best.bound = here.bound = max(best.bound, tighten(sets, share))
-            tell(min(best.load, here.load), best.bound)
-            share = min(deadline_s, time.perf_counter() + 0.3)
-            while time.perf_counter() < share and not here.proven:
-                here.offer(small, dive(sets, here.load, best.bound, rng), "device_sets")
-        if here.load < best.load:
-            best.offer(arrays, here.device[unit], here.algorithm)
-            idle = -1
+        if search.arrays.num_ops != small.num_ops:
+            search.sets = None
+        search.arrays, search.here = small, here
+        for step in SERIALISED if small.serialised else OVERLAPPED:
+            _run(step, search, deadline_s)
+            if best.offer(arrays, here.device[unit], here.algorithm) or here.bound > best.bound:
+                best.bound = max(best.bound, here.bound)
+                tell(best.load, best.bound)
+        search.rounds += 1
         tell(best.load, best.bound)
-        rounds, idle = rounds + 1, idle + 1
 
 
-def _anneal(arrays: Arrays, here: Split, deadline_s: float, rounds: int) -> None:
-    net_ = net(arrays)
-    seed = 1000 * rounds
-    moves = min(MOVES * (1 + rounds), MOVES_PER_OP * arrays.num_ops)
-    while time.perf_counter() < deadline_s and not here.proven:
-        at, found = state(arrays, here.device), here.device.copy()
+def _run(step: Callable[[Search, float], None], search: Search, deadline_s: float) -> None:
+    """Give a step its slice of time, and decide on its next one."""
+    here, began_s = search.here, time.perf_counter()
+    if here.proven or began_s >= deadline_s:
+        return
+    load, bound = here.load, here.bound
+    slice_s = search.slices_s.get(step.__name__, FIRST_S)
+    step(search, min(deadline_s, began_s + slice_s))
+    gained = here.load < load * (1 - CLOSE) or here.bound > bound * (1 + CLOSE)
+    longer = slice_s * (2 if gained else 0.5)
+    search.slices_s[step.__name__] = min(max(longer, SHORTEST_S), LONGEST_S)
+
+
+def _exchange(search: Search, until_s: float) -> None:
+    device = exchanges(search.arrays, search.here.device, until_s, search.rng)
+    search.here.offer(search.arrays, device, "exchange")
+
+
+def _bound(search: Search, until_s: float) -> None:
+    if search.arrays.num_ops > LARGEST_FOR_BOUND:
+        return
+    load = search.here.load
+    sets = search.sets = search.sets or SetBound(search.arrays, load)
+    sets.value = min(sets.value, load)
+    sets.ceiling = min(sets.ceiling, sets.value)
+    search.here.bound = max(search.here.bound, tighten(sets, until_s))
+
+
+def _dive(search: Search, until_s: float) -> None:
+    here = search.here
+    while search.sets and time.perf_counter() < until_s and not here.proven:
+        device = dive(search.sets, here.load, here.bound, search.rng)
+        here.offer(search.arrays, device, "device_sets")
+
+
+def _anneal(search: Search, until_s: float) -> None:
+    here, net_ = search.here, net(search.arrays)
+    seed = 1000 * search.rounds
+    moves = MOVES * (1 + search.rounds)
+    while time.perf_counter() < until_s and not here.proven:
+        at, found = state(search.arrays, here.device), here.device.copy()
         hot = TEMPERATURES[seed % len(TEMPERATURES)]
         anneal(net_, at, found, (hot, hot / COOLING, moves), seed)
-        here.offer(arrays, found, "local_search")
+        here.offer(search.arrays, found, "local_search")
         seed += 1
 
 
-def _reassign(arrays: Arrays, here: Split, deadline_s: float, rng: np.random.Generator) -> None:
+def _reassign(search: Search, until_s: float) -> None:
     """Solve the integer programme over the fullest device, another, and one of another kind."""
+    arrays, here = search.arrays, search.here
     groups = kinds(arrays)
-    while time.perf_counter() < deadline_s and not here.proven:
+    while time.perf_counter() < until_s and not here.proven and arrays.num_devices > 1:
         fullest = int(arrays.loads(here.device)[: arrays.num_devices].argmax())
         among = {fullest}
-        for group in rng.permutation(len(groups)).tolist():
+        for group in search.rng.permutation(len(groups)).tolist():
             others = [d for d in groups[group] if d != fullest]
             if others and len(among) < NEIGHBOURHOOD:
-                among.add(int(rng.choice(others)))
-        limit_s = min(SOLVE_S, deadline_s - time.perf_counter())
+                among.add(int(search.rng.choice(others)))
+        limit_s = min(SOLVE_S, until_s - time.perf_counter())
         device, status = reassign(arrays, here.device, sorted(among), limit_s)
         if status == "missing":
             warnings.warn("ortools is missing: no integer programme was solved", stacklevel=2)
             return
         here.offer(arrays, device, "integer_programme")
+
+
+SERIALISED = (_exchange, _bound, _dive, _reassign)
+OVERLAPPED = (_anneal, _bound, _dive)
+
+
+def compile_loops(arrays: Arrays) -> None:
+    """Compile the loops that `improve` needs, or load them from the cache (seconds, once)."""
+    device = np.zeros(arrays.num_ops, dtype=np.int64)
+    if arrays.serialised:
+        exchange(arrays, device, (0, arrays.num_devices - 1), narrow(arrays))
+    else:
+        anneal(net(arrays), state(arrays, device), device, (0.01, 0.001, 1), 0)
 
 
 def _members(unit: Ints, device: Ints) -> Ints:
