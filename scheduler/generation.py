@@ -2,9 +2,11 @@
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from math import isfinite
 
 from scheduler.graph import Graph
-from scheduler.problem import Placement
+from scheduler.operator_splits import Split, Splits, cut_of
+from scheduler.problem import Placement, Problem
 
 
 @dataclass(frozen=True)
@@ -38,23 +40,39 @@ class Generation:
         return prefill_s + (self.new_tokens - 1) * decode_s
 
 
-def prefill_placement(generation: Generation, placement: Placement) -> dict[str, str]:
+def prefill_splits(generation: Generation, splits: Splits) -> dict[str, Split]:
+    """The prefill's operators that read a weight whose columns the decode step has split."""
+    by_weight = {
+        name: splits[op.name]
+        for op in generation.decode.ops
+        if op.name in splits and splits[op.name].dim > 0
+        for name in op.weights
+    }
+    chosen: dict[str, Split] = {}
+    for op in generation.prefill.ops:
+        found = [by_weight[name] for name in op.weights if name in by_weight]
+        if found and cut_of(generation.prefill, op, found[0]):
+            chosen[op.name] = found[0]
+    return chosen
+
+
+def prefill_placement(decode: Graph, prefill: Problem, placement: Placement) -> dict[str, str]:
     """Put the prefill where the decode step runs: both read the same weights and cache.
 
     An operator goes to the device of its weights, else of most operators of its module, else of
-    what it reads.
+    what it reads, else of any operator: to the first of them that can run it.
     """
-    decode, prefill = generation.decode, generation.prefill
+    graph, seconds = prefill.graph, prefill.seconds
     by_weight = {name: placement[op.name] for op in decode.ops for name in op.weights}
     votes: dict[str, Counter[str]] = defaultdict(Counter)
     for op in decode.ops:
         votes[op.module][placement[op.name]] += 1
+    used = list(dict.fromkeys(placement.values()))
     placed: dict[str, str] = {}
-    for op in prefill.ops:
-        known = [by_weight[name] for name in op.weights if name in by_weight]
-        if not known and op.module in votes:
-            known = [votes[op.module].most_common(1)[0][0]]
-        if not known:
-            known = [placed[prefill.producer[t]] for t in op.inputs if t in prefill.producer]
-        placed[op.name] = known[0] if known else next(iter(placement.values()))
+    for row, op in enumerate(graph.ops):
+        wanted = [by_weight[name] for name in op.weights if name in by_weight]
+        wanted += [device for device, _ in votes[op.module].most_common()]
+        wanted += [placed[graph.producer[t]] for t in op.inputs if t in graph.producer]
+        able = (d for d in wanted + used if isfinite(seconds[row, prefill.device_index[d]]))
+        placed[op.name] = next(able, used[0])
     return placed

@@ -130,10 +130,10 @@ def _aligned(graph: Graph, inputs: tuple[str, ...], cut: Cut, splits: Splits, pa
 
 
 def may_split(problem: Problem) -> bool:
-    """Whether splits are tried: inference on several devices, times of transfers from links."""
+    """Whether splits are tried: no training, several devices, times of transfers from links."""
     literal = problem.costs.transfers or problem.costs.ends
     several = len(problem.cluster.devices) > 1
-    return several and not literal and problem.graph.mode == "inference"
+    return several and not literal and problem.graph.mode != "training"
 
 
 def split_where_it_pays(

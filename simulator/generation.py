@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 from hardware.documents import STRICT
 from scheduler.costs import cost_table
-from scheduler.generation import Generation, prefill_placement
+from scheduler.generation import Generation, prefill_placement, prefill_splits
 from scheduler.memory import check_memory, memory_needs
+from scheduler.operator_splits import split_graph
 from scheduler.plan import Plan, cut_stages
 from scheduler.problem import Problem
 from scheduler.report import Report
@@ -49,16 +50,17 @@ def predict_generation(
     Raises:
         InfeasibleError: the prefill does not fit beside the cache, or lacks a link.
     """
+    graph = split_graph(generation.prefill, prefill_splits(generation, plan.splits))
     prefill = replace(
         problem,
-        graph=generation.prefill,
-        costs=cost_table(generation.prefill, problem.cluster),
+        graph=graph,
+        costs=cost_table(graph, problem.cluster),
         objective="latency",
         pins={},
         forbidden={},
         colocated=(),
     )
-    placement = prefill_placement(generation, plan.placement)
+    placement = prefill_placement(problem.graph, prefill, plan.placement)
     stages = cut_stages(prefill.graph, placement)
     needs = memory_needs(prefill, placement, stages, 1)
     held = {device: need.state_bytes for device, need in plan.memory.items()}
