@@ -137,8 +137,8 @@ def _lives(graph: Graph, ops: list[str]) -> list[tuple[int, int, int]]:
         root = local_root(graph, tensor, mine)
         if root in births:
             deaths[root] = len(ops)
-    for tensor, producer in graph.producer.items():
-        if producer in mine and any(c not in mine for c in graph.consumers.get(tensor, ())):
+    for tensor in (out.name for name in ops for out in graph.by_name[name].outputs):
+        if any(reader not in mine for reader in graph.consumers.get(tensor, ())):
             deaths[local_root(graph, tensor, mine)] = len(ops)
     kept = {local_root(graph, tensor, mine) for tensor in gradients(graph, ops)}
     return [

@@ -1,6 +1,6 @@
 """Stages and transfers of a plan as arrays: how long each takes and what it waits for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numba
@@ -67,32 +67,24 @@ def stage_work(problem: Problem, stages: Sequence[Stage]) -> StageWork:
         InfeasibleError: no link joins two devices between which a tensor must pass.
     """
     row, column = problem.op_index, problem.device_index
-    op = _ints(row[name] for stage in stages for name in stage.ops)
-    op_start = _starts(len(stage.ops) for stage in stages)
-    device = _ints(column[stage.device] for stage in stages)
-    ops = problem.graph.ops
-    phase = _ints(PHASES[ops[row[stage.ops[0]]].phase] for stage in stages)
-    if not problem.trains_in_parts:
-        phase[:] = FORWARD
-    reader = {(got.tensor, got.dst): i for i, stage in enumerate(stages) for got in stage.receives}
-    sends = [sent for stage in stages for sent in stage.sends]
+    op = np.array([row[name] for stage in stages for name in stage.ops], dtype=np.int64)
+    op_start = _starts([len(stage.ops) for stage in stages])
+    device = np.array([column[stage.device] for stage in stages], dtype=np.int64)
+    phase = np.full(len(stages), FORWARD)
+    if problem.trains_in_parts:
+        phase[:] = [PHASES[problem.graph.ops[i].phase] for i in op[op_start[:-1]]]
     begin_s, end_s, seconds = _seconds(problem, stages, op, op_start, device)
     first, following = _chains(device, phase, len(column))
-    link, medium, move_s, latency_s = _transfers(problem, stages)
+    link, medium, move_s, latency_s, reader = _transfers(problem, stages)
     return StageWork(
         op, op_start, begin_s, end_s, seconds, device, phase, phase == OPTIMIZER, first, following,
-        _starts(len(stage.sends) for stage in stages), link, medium, move_s, latency_s,
-        _ints(reader[sent.tensor, sent.dst] for sent in sends),
-        _ints(len(stage.receives) for stage in stages),
+        _starts([len(stage.sends) for stage in stages]), link, medium, move_s, latency_s, reader,
+        np.bincount(reader, minlength=len(stages)),
     )  # fmt: skip
 
 
-def _ints(values: object) -> Ints:
-    return np.fromiter(values, dtype=np.int64)  # type: ignore[call-overload, no-any-return]
-
-
-def _starts(counts: object) -> Ints:
-    return np.concatenate([[0], np.cumsum(_ints(counts))]).astype(np.int64)
+def _starts(counts: list[int]) -> Ints:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 def _chains(device: Ints, phase: Ints, num_devices: int) -> tuple[Ints, Ints]:
@@ -107,23 +99,41 @@ def _chains(device: Ints, phase: Ints, num_devices: int) -> tuple[Ints, Ints]:
     return first, following
 
 
-def _transfers(problem: Problem, stages: Sequence[Stage]) -> tuple[Ints, Ints, Floats, Floats]:
-    """Link, medium, seconds and latency of every transfer."""
-    arrays, column = problem.arrays, problem.device_index
+def _transfers(
+    problem: Problem, stages: Sequence[Stage]
+) -> tuple[Ints, Ints, Floats, Floats, Ints]:
+    """Link, medium, seconds, latency and reading stage of every transfer."""
+    arrays, column, number = problem.arrays, problem.device_index, problem.tensor_index
     sends = [sent for stage in stages for sent in stage.sends]
-    tensor = _ints(problem.tensor_index[sent.tensor] for sent in sends)
-    src = _ints(column[sent.src] for sent in sends)
-    dst = _ints(column[sent.dst] for sent in sends)
+    tensor = np.array([number[sent.tensor] for sent in sends], dtype=np.int64)
+    src = np.array([column[sent.src] for sent in sends], dtype=np.int64)
+    dst = np.array([column[sent.dst] for sent in sends], dtype=np.int64)
     medium = arrays.medium[src, dst]
     if (medium < 0).any():
         sent = sends[int(np.argmax(medium < 0))]
         problem.medium(sent.src, sent.dst)
-    nothing = np.zeros(len(sends))
     link = src * arrays.num_devices + dst
+    reader = _readers(stages, tensor * arrays.num_devices + dst, number, column)
+    nothing = np.zeros(len(sends))
     if arrays.serialised:
-        return link, medium, nothing, nothing
+        return link, medium, nothing, nothing, reader
     move_s = arrays.transfer_s(tensor, src, dst)
-    return link, medium, move_s, nothing if len(arrays.table_s) else arrays.latency_s[src, dst]
+    latency_s = nothing if len(arrays.table_s) else arrays.latency_s[src, dst]
+    return link, medium, move_s, latency_s, reader
+
+
+def _readers(
+    stages: Sequence[Stage], sent: Ints, number: Mapping[str, int], column: Mapping[str, int]
+) -> Ints:
+    """The stage that receives each of the tensors sent, both known by tensor * d + device."""
+    received = [
+        number[got.tensor] * len(column) + column[got.dst]
+        for stage in stages
+        for got in stage.receives
+    ]
+    order = np.argsort(received)
+    at = order[np.searchsorted(received, sent, sorter=order)]
+    return np.repeat(np.arange(len(stages)), [len(stage.receives) for stage in stages])[at]
 
 
 def _seconds(

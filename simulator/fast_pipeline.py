@@ -1,194 +1,257 @@
-"""Replay of stages and transfers, compiled: the same times as `pipeline.py` to the last bit."""
+"""Replay of stages and transfers, compiled: the same times as `pipeline.py` to the last bit.
 
-import heapq
+A medium, a device and a carrier have one event ahead of them each: the next arrival, the end of a
+stage, the end of a transfer or of its latency. A tournament tree holds them; of events at one time
+the arrivals on shared media go first.
+"""
+
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from scheduler.dispatch import Times, expected, no_times
 from scheduler.stage_work import StageWork
 from simulator.agenda import Agenda
-
-# Kinds of events; of those at one time the lower goes first.
-SHARED_ARRIVAL, STAGE_END, ARRIVAL, ENTRY = range(4)
+from simulator.fast_state import compiled, compiled_inline
 
 
-class Media(NamedTuple):
-    """Fair media, see `fair_medium.py`; c carriers, media by number.
+class State(NamedTuple):
+    """Where a replay is: r resources (g media, then d devices, then c carriers), p a power of 2.
 
     Attributes:
-        virtual_s, at_s, next_s, version: of each medium.
-        end_s: (c,) virtual time at which a carrier's tensor arrives, infinite where none is.
+        event_s: (p,) next event of every resource, infinite where none is ahead.
+        winner: (2 p,) the resource that is first in each part of the tree; the root is 1.
+        missing: (m, s) transfers that a stage waits for.
+        unfinished: (m,) stages.
+        head: (d + c,) place of each device's and each carrier's next item in the agenda.
+        busy: (d + c,) whether it works on that item.
+        asked: (m * t,) whether a transfer's tensor is there.
+        virtual_s, at_s, flows: of each medium, see `fair_medium.py`.
+        heap: carriers whose tensors are on a shared medium, a heap by `end_s` for each medium.
+        heap_start: (g + 1,) where the heap of each medium lies.
+        end_s: (c,) virtual time at which a carrier's tensor arrives.
         alone: (c,) whether nothing had been shared when it entered.
-        carriers: those that share each medium, from `start` on.
     """
 
+    event_s: Any
+    winner: Any
+    missing: Any
+    unfinished: Any
+    head: Any
+    busy: Any
+    asked: Any
     virtual_s: Any
     at_s: Any
-    next_s: Any
-    version: Any
+    flows: Any
+    heap: Any
+    heap_start: Any
     end_s: Any
     alone: Any
-    start: Any
-    carriers: Any
 
 
 def run_fast(work: StageWork, agenda: Agenda, num_micro_batches: int) -> Times:
     """Times (s) of stages and transfers."""
     times = no_times(num_micro_batches, work)
-    shared = np.flatnonzero(agenda.medium >= 0)
-    carriers = shared[np.argsort(agenda.medium[shared], kind="stable")]
-    num_media = int(agenda.medium.max(initial=-1)) + 1
-    counts = np.bincount(agenda.medium[shared], minlength=num_media)
-    start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    media = Media(
-        np.zeros(num_media), np.zeros(num_media), np.full(num_media, np.inf),
-        np.zeros(num_media, np.int64), np.full(len(agenda.medium), np.inf),
-        np.zeros(len(agenda.medium), np.bool_), start, carriers,
-    )  # fmt: skip
-    _run(work, agenda, media, times)
+    _run(work, agenda, _new_state(work, agenda, num_micro_batches), times)
     return times
 
 
-@njit(cache=True)
-def _settle(media, medium, now_s, arrived):
-    """Do the work until now; `arrived` takes the carriers that are done. Returns (done, left)."""
-    mine = media.carriers[media.start[medium] : media.start[medium + 1]]
-    low_s, flows, num_arrived = np.inf, 0, 0
-    for c in mine:
-        if media.end_s[c] < np.inf:
-            flows += 1
-            low_s = min(low_s, media.end_s[c])
-    if flows and media.next_s[medium] <= now_s:
-        media.virtual_s[medium] = low_s
-        for c in mine:
-            if media.end_s[c] <= low_s:
-                media.end_s[c] = np.inf
-                arrived[num_arrived] = c
-                num_arrived += 1
-    elif flows:
-        media.virtual_s[medium] += (now_s - media.at_s[medium]) / flows
-    media.at_s[medium] = now_s
-    return num_arrived, flows - num_arrived
+def _new_state(work: StageWork, agenda: Agenda, m: int) -> State:
+    num_media = int(agenda.medium.max(initial=-1)) + 1
+    num_devices, num_carriers = len(agenda.stage_start) - 1, len(agenda.medium)
+    sharing = np.bincount(agenda.medium[agenda.medium >= 0], minlength=num_media)
+    leaves = 1 << (num_media + num_devices + num_carriers).bit_length()
+    tree = np.arange(2 * leaves) - leaves
+    for width in (leaves >> k for k in range(1, leaves.bit_length())):
+        tree[width : 2 * width] = tree[2 * width : 4 * width : 2]
+    return State(
+        np.full(leaves, np.inf), tree, expected(work, m),
+        np.bincount(agenda.stage // len(work.seconds), minlength=m),
+        np.concatenate([agenda.stage_start[:-1], agenda.transfer_start[:num_carriers]]),
+        np.zeros(num_devices + num_carriers, np.bool_), np.zeros(m * len(work.link), np.bool_),
+        np.zeros(num_media), np.zeros(num_media), np.zeros(num_media, np.int64),
+        np.zeros(num_carriers, np.int64), np.concatenate([[0], np.cumsum(sharing)]),
+        np.zeros(num_carriers), np.zeros(num_carriers, np.bool_),
+    )  # fmt: skip
 
 
-@njit(cache=True)
-def _look_ahead(media, medium, now_s, events):
-    """Plan the next arrival."""
-    media.version[medium] += 1
-    media.next_s[medium] = np.inf
-    low_s, flows, first = np.inf, 0, -1
-    for c in media.carriers[media.start[medium] : media.start[medium + 1]]:
-        if media.end_s[c] < np.inf:
-            flows += 1
-            if media.end_s[c] < low_s:
-                low_s, first = media.end_s[c], c
-    if flows == 0:
-        return
-    virtual_s = media.virtual_s[medium]
-    if flows > 1 or not media.alone[first] or virtual_s != media.at_s[medium]:
-        low_s = now_s + max(0.0, (low_s - virtual_s) * flows)
-    media.next_s[medium] = low_s
-    heapq.heappush(events, (low_s, SHARED_ARRIVAL, medium, media.version[medium]))
-
-
-@njit(cache=True)
-def _run(work, agenda, media, times):
-    m, s = times.start_s.shape
-    num_transfers, num_carriers = len(work.link), len(agenda.medium)
-    missing = expected(work, m)
-    unfinished = np.zeros(m, np.int64)
-    for task in agenda.stage:
-        unfinished[task // s] += 1
-    num_devices = len(agenda.stage_start) - 1
-    head, busy = agenda.stage_start[:-1].copy(), np.zeros(num_devices, np.bool_)
-    turn = agenda.transfer_start[:num_carriers].copy()
-    moving = np.zeros(num_carriers, np.bool_)
-    ready = np.zeros(m * num_transfers, np.bool_)
-    arrived = np.empty(max(1, num_carriers), np.int64)
-    events = [(0.0, STAGE_END, -1, 0)]
-    while len(events):
-        now_s, kind, x, version = heapq.heappop(events)
-        num_arrived = 0
-        if kind == STAGE_END and x < 0:
-            for p in range(num_devices):
-                _start(work, agenda, times, head, busy, missing, unfinished, p, now_s, events)
-        elif kind == STAGE_END:
-            k, i = x // s, x % s
-            p = work.device[i]
-            busy[p] = False
-            head[p] += 1
-            for t in range(work.send_start[i], work.send_start[i + 1]):
-                ready[k * num_transfers + t] = True
-                c = agenda.carrier[t]
-                _send(work, agenda, times, turn, moving, ready, c, now_s, events)
-            unfinished[k] -= 1
-            if unfinished[k] == 0:
-                for q in range(num_devices):
-                    _start(work, agenda, times, head, busy, missing, unfinished, q, now_s, events)
+@compiled
+def _run(work, agenda, q, times):
+    num_media, num_devices = len(q.virtual_s), len(agenda.stage_start) - 1
+    for p in range(num_devices):
+        _start(work, agenda, q, times, p, 0.0)
+    while True:
+        x = q.winner[1]
+        now_s = q.event_s[x]
+        if now_s == np.inf:
+            return
+        if x < num_media:
+            _settle(work, agenda, q, times, x, now_s)
+            _look_ahead(q, x, now_s)
+        elif x < num_media + num_devices:
+            _set(q, x, np.inf)
+            _end_stage(work, agenda, q, times, x - num_media, now_s)
+        else:
+            _set(q, x, np.inf)
+            c = x - num_media - num_devices
+            if agenda.medium[c] < 0:
+                _arrive(work, agenda, q, times, c, now_s)
             else:
-                _start(work, agenda, times, head, busy, missing, unfinished, p, now_s, events)
-        elif kind == ARRIVAL:
-            arrived[0], num_arrived = x, 1
-        elif kind == ENTRY:
-            medium, transfer = agenda.medium[x], agenda.transfer[turn[x]]
-            k, t = transfer // num_transfers, transfer % num_transfers
-            num_arrived, flows = _settle(media, medium, now_s, arrived)
-            if flows == 0:
-                media.virtual_s[medium] = now_s
-            end_s = times.left_s[k, t] + work.move_s[t]
-            if end_s <= now_s:
-                arrived[num_arrived] = x
-                num_arrived += 1
-            else:
-                media.alone[x] = media.virtual_s[medium] == now_s
-                media.end_s[x] = end_s
-                if not media.alone[x]:
-                    work_s = work.move_s[t] - work.latency_s[t]
-                    media.end_s[x] = media.virtual_s[medium] + work_s
-            _look_ahead(media, medium, now_s, events)
-        elif media.version[x] == version:
-            num_arrived, _ = _settle(media, x, now_s, arrived)
-            _look_ahead(media, x, now_s, events)
-        for c in arrived[:num_arrived]:
-            transfer = agenda.transfer[turn[c]]
-            k, t = transfer // num_transfers, transfer % num_transfers
-            times.arrived_s[k, t] = now_s
-            moving[c] = False
-            turn[c] += 1
-            _send(work, agenda, times, turn, moving, ready, c, now_s, events)
-            i = work.reader[t]
-            missing[m - 1 if work.once[i] else k, i] -= 1
-            p = work.device[i]
-            _start(work, agenda, times, head, busy, missing, unfinished, p, now_s, events)
+                _enter(work, agenda, q, times, c, now_s)
 
 
-@njit(cache=True)
-def _start(work, agenda, times, head, busy, missing, unfinished, p, now_s, events):
+@compiled_inline
+def _set(q, x, event_s):
+    """Give a resource its next event."""
+    q.event_s[x] = event_s
+    node = (x + len(q.event_s)) >> 1
+    while node:
+        left, right = q.winner[2 * node], q.winner[2 * node + 1]
+        first = right if q.event_s[right] < q.event_s[left] else left
+        if first == q.winner[node] and first != x:
+            return
+        q.winner[node] = first
+        node >>= 1
+
+
+@compiled
+def _start(work, agenda, q, times, p, now_s):
     """Start the next stage of device p if it is free and nothing is missing."""
-    if busy[p] or head[p] == agenda.stage_start[p + 1]:
+    if q.busy[p] or q.head[p] == agenda.stage_start[p + 1]:
         return
-    k, i = divmod(agenda.stage[head[p]], times.start_s.shape[1])
-    if missing[k, i] > 0 or (k >= agenda.in_flight and unfinished[k - agenda.in_flight] > 0):
+    s = len(work.seconds)
+    task = agenda.stage[q.head[p]]
+    k, i = task // s, task % s
+    if q.missing[k, i] or (k >= agenda.in_flight and q.unfinished[k - agenda.in_flight]):
         return
-    busy[p] = True
-    times.start_s[k, i], times.end_s[k, i] = now_s, now_s + work.seconds[i]
-    heapq.heappush(events, (times.end_s[k, i], STAGE_END, agenda.stage[head[p]], 0))
+    q.busy[p] = True
+    times.start_s[k, i] = now_s
+    times.end_s[k, i] = now_s + work.seconds[i]
+    _set(q, len(q.virtual_s) + p, now_s + work.seconds[i])
 
 
-@njit(cache=True)
-def _send(work, agenda, times, turn, moving, ready, c, now_s, events):
-    """Start the next transfer of carrier c if it is free and the tensor is there."""
-    if moving[c] or turn[c] == agenda.transfer_start[c + 1]:
-        return
-    transfer = agenda.transfer[turn[c]]
-    if not ready[transfer]:
-        return
-    moving[c] = True
-    k, t = divmod(transfer, times.left_s.shape[1])
-    times.left_s[k, t] = now_s
-    if agenda.medium[c] < 0:
-        heapq.heappush(events, (now_s + work.move_s[t], ARRIVAL, c, 0))
+@compiled_inline
+def _end_stage(work, agenda, q, times, p, now_s):
+    s, num_devices = len(work.seconds), len(agenda.stage_start) - 1
+    task = agenda.stage[q.head[p]]
+    k, i = task // s, task % s
+    q.busy[p] = False
+    q.head[p] += 1
+    for t in range(work.send_start[i], work.send_start[i + 1]):
+        q.asked[k * len(work.link) + t] = True
+        _send(work, agenda, q, times, agenda.carrier[t], now_s)
+    q.unfinished[k] -= 1
+    if q.unfinished[k]:
+        _start(work, agenda, q, times, p, now_s)
     else:
-        heapq.heappush(events, (now_s + work.latency_s[t], ENTRY, c, 0))
+        for other in range(num_devices):
+            _start(work, agenda, q, times, other, now_s)
+
+
+@compiled
+def _send(work, agenda, q, times, c, now_s):
+    """Start the next transfer of carrier c if it is free and the tensor is there."""
+    num_devices = len(agenda.stage_start) - 1
+    at = q.head[num_devices + c]
+    if q.busy[num_devices + c] or at == agenda.transfer_start[c + 1]:
+        return
+    transfer = agenda.transfer[at]
+    if not q.asked[transfer]:
+        return
+    q.busy[num_devices + c] = True
+    k, t = transfer // len(work.link), transfer % len(work.link)
+    times.left_s[k, t] = now_s
+    ahead_s = work.move_s[t] if agenda.medium[c] < 0 else work.latency_s[t]
+    _set(q, len(q.virtual_s) + num_devices + c, now_s + ahead_s)
+
+
+@compiled
+def _arrive(work, agenda, q, times, c, now_s):
+    """The tensor of carrier c arrives; the stage that waits for it may start."""
+    x = len(agenda.stage_start) - 1 + c
+    transfer = agenda.transfer[q.head[x]]
+    k, t = transfer // len(work.link), transfer % len(work.link)
+    times.arrived_s[k, t] = now_s
+    q.busy[x] = False
+    q.head[x] += 1
+    _send(work, agenda, q, times, c, now_s)
+    i = work.reader[t]
+    q.missing[len(q.unfinished) - 1 if work.once[i] else k, i] -= 1
+    _start(work, agenda, q, times, work.device[i], now_s)
+
+
+@compiled_inline
+def _enter(work, agenda, q, times, c, now_s):
+    """The tensor of carrier c enters its shared medium."""
+    g, x = agenda.medium[c], len(agenda.stage_start) - 1 + c
+    _settle(work, agenda, q, times, g, now_s)
+    if q.flows[g] == 0:
+        q.virtual_s[g] = now_s
+    transfer = agenda.transfer[q.head[x]]
+    k, t = transfer // len(work.link), transfer % len(work.link)
+    end_s = times.left_s[k, t] + work.move_s[t]
+    if end_s <= now_s:
+        _arrive(work, agenda, q, times, c, now_s)
+    else:
+        q.alone[c] = q.virtual_s[g] == now_s
+        q.end_s[c] = end_s
+        if not q.alone[c]:
+            q.end_s[c] = q.virtual_s[g] + (work.move_s[t] - work.latency_s[t])
+        _push(q, g, c)
+    _look_ahead(q, g, now_s)
+
+
+@compiled
+def _settle(work, agenda, q, times, g, now_s):
+    """Do the work of medium g until now, and let those arrive that are done."""
+    if q.flows[g] and q.event_s[g] <= now_s:
+        low_s = q.end_s[q.heap[q.heap_start[g]]]
+        q.virtual_s[g] = low_s
+        while q.flows[g] and q.end_s[q.heap[q.heap_start[g]]] <= low_s:
+            _arrive(work, agenda, q, times, _pop(q, g), now_s)
+    elif q.flows[g]:
+        q.virtual_s[g] += (now_s - q.at_s[g]) / q.flows[g]
+    q.at_s[g] = now_s
+
+
+@compiled_inline
+def _look_ahead(q, g, now_s):
+    """Plan the next arrival on medium g."""
+    if q.flows[g] == 0:
+        _set(q, g, np.inf)
+        return
+    c = q.heap[q.heap_start[g]]
+    event_s = q.end_s[c]
+    if q.flows[g] > 1 or not q.alone[c] or q.virtual_s[g] != q.at_s[g]:
+        event_s = now_s + max(0.0, (event_s - q.virtual_s[g]) * q.flows[g])
+    _set(q, g, event_s)
+
+
+@compiled_inline
+def _push(q, g, c):
+    a, k = q.heap_start[g], q.flows[g]
+    q.flows[g] += 1
+    while k and q.end_s[c] < q.end_s[q.heap[a + (k - 1) // 2]]:
+        q.heap[a + k] = q.heap[a + (k - 1) // 2]
+        k = (k - 1) // 2
+    q.heap[a + k] = c
+
+
+@compiled_inline
+def _pop(q, g):
+    """Take out the carrier whose tensor arrives first."""
+    a = q.heap_start[g]
+    first = q.heap[a]
+    q.flows[g] -= 1
+    size, k = q.flows[g], 0
+    last = q.heap[a + size]
+    while 2 * k + 1 < size:
+        child = 2 * k + 1
+        if child + 1 < size and q.end_s[q.heap[a + child + 1]] < q.end_s[q.heap[a + child]]:
+            child += 1
+        if q.end_s[last] <= q.end_s[q.heap[a + child]]:
+            break
+        q.heap[a + k] = q.heap[a + child]
+        k = child
+    q.heap[a + k] = last
+    return first

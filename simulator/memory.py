@@ -40,7 +40,7 @@ def memory_over_time(problem: Problem, plan: Plan, timeline: Timeline) -> dict[s
         death_s = np.where(death_s < until_s, death_s, np.inf)
     needs = memory_needs(problem, plan.placement, plan.stages, plan.in_flight)
     return {
-        device: _use(need, _Lives.of(copies, device, birth_s, death_s))
+        device: _use(need, _Lives.of(copies, problem.device_index[device], birth_s, death_s))
         for device, need in needs.items()
     }
 
@@ -57,7 +57,7 @@ class _Copies:
     """
 
     tensor: list[str]
-    device: list[str]
+    device: Ints
     num_bytes: Floats
     begins: tuple[Ints, Ints]
     brought: Ints
@@ -97,7 +97,7 @@ def _copies(problem: Problem, plan: Plan) -> _Copies:
     keys = [k for k in ends if k not in apart and not has_own_memory(graph, k[0])]
     return _Copies(
         [tensor for tensor, _ in keys],
-        [device for _, device in keys],
+        np.array([problem.device_index[device] for _, device in keys], dtype=np.int64),
         np.array([graph.tensors[tensor].num_bytes for tensor, _ in keys], dtype=float),
         csr([begins.get(key, []) for key in keys]),
         np.array([-1 if key in begins else brought[key] for key in keys], dtype=np.int64),
@@ -142,8 +142,9 @@ class _Lives(NamedTuple):
     death_s: Floats
 
     @classmethod
-    def of(cls, copies: _Copies, device: str, birth_s: Floats, death_s: Floats) -> "_Lives":
-        mine = np.flatnonzero(np.array(copies.device) == device)
+    def of(cls, copies: _Copies, device: int, birth_s: Floats, death_s: Floats) -> "_Lives":
+        """The activations of one device."""
+        mine = np.flatnonzero(copies.device == device)
         k, column = np.nonzero(~np.isnan(birth_s[:, mine]))
         column = mine[column]
         return cls(

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from hardware.documents import STRICT
+from scheduler.arrays import Floats
 from scheduler.dispatch import Times
 from scheduler.plan import Plan
 from scheduler.problem import Problem
@@ -126,12 +127,18 @@ def stage_spans(plan: Plan, timeline: Timeline, most: int | None = None) -> list
     return sorted(spans, key=lambda span: span.start_s)
 
 
+def op_ends(work: StageWork, times: Times) -> Floats:
+    """(m, n) seconds at which every operator, in the order of the plan's stages, ends."""
+    stage = np.repeat(np.arange(len(work.seconds)), np.diff(work.op_start))
+    return np.asarray(times.start_s[:, stage] + work.end_s)
+
+
 def _op_spans(problem: Problem, plan: Plan, timeline: Timeline) -> list[Span]:
     """Operators that take time, and transfers, by start."""
     work, times = timeline.work, timeline.times
     stage = np.repeat(np.arange(len(work.seconds)), np.diff(work.op_start))
     start_s = times.start_s[:, stage] + work.begin_s
-    end_s = times.start_s[:, stage] + work.end_s
+    end_s = op_ends(work, times)
     k, o = np.nonzero(end_s > start_s)
     order = np.argsort(start_s[k, o], kind="stable")
     k, o = k[order], o[order]
