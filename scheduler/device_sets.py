@@ -100,7 +100,7 @@ def transitions(pins: list[list[int]], tolls: list[Toll], order: Ints) -> Steps:
         opened = still
         states = {}
         step = [(u, s, states.setdefault(key, len(states)), *rest) for key, s, *rest in moves]
-        rows += sorted(step, key=lambda r: r[2])  # type: ignore[arg-type]
+        rows += sorted(step, key=lambda r: r[2])
         counts.append(len(rows))
         row.append(row[-1] + len(states))
     op, src, dst, takes, pays, others_pay = (np.array(column) for column in zip(*rows, strict=True))
