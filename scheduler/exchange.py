@@ -47,7 +47,7 @@ def exchange(
             paid = float(arrays.ends_s[t, a]), float(arrays.ends_s[t, b])
             tolls.append(Toll(*paid, abroad=len(here) < len(ends)))
     steps = transitions(pins, tolls, order[mine[order]])
-    if not len(steps.order) or not value > 0:
+    if not len(steps.order) or not 0 < value < np.inf:
         return device
     levels = max(min(LEVELS, MOST_ENTRIES // steps.num_states), 100)
     level_s = value / (levels - 2)

@@ -61,9 +61,9 @@ def algorithms(problem: Problem) -> dict[str, Algorithm]:
 
 
 def search(
-    problem: Problem, deadline_s: float, bound: float, tell: Tell
+    problem: Problem, deadline_s: float, bound: float, tell: Tell, name: str = "auto"
 ) -> tuple[Placement, str, float]:
-    """The best split that the throughput portfolio finds; returns also its name and the bound.
+    """The best split that a search for throughput finds; returns also its name and the bound.
 
     Raises:
         InfeasibleError: no split fits the devices' memory.
@@ -74,14 +74,15 @@ def search(
         period_s = load_s * problem.num_micro_batches
         return usd_per_1k(problem, period_s) if problem.objective == "cost" else period_s
 
-    best = throughput.start(arrays, bound / in_unit(1.0))
+    known = bound / in_unit(1.0) if problem.objective != "latency" else 0.0
+    best = throughput.start(arrays, known)
     if best.load < np.inf:
         throughput.improve(
-            arrays, best, deadline_s, lambda load, low: tell(in_unit(load), in_unit(low))
+            arrays, best, deadline_s, lambda load, low: tell(in_unit(load), in_unit(low)), name
         )
     names = problem.costs.devices
     placed = {op.name: names[d] for op, d in zip(problem.graph.ops, best.device, strict=True)}
-    return placed, best.algorithm or "single_device", in_unit(best.bound)
+    return placed, best.algorithm or "single_device", max(bound, in_unit(best.bound))
 
 
 def solve(
@@ -90,7 +91,8 @@ def solve(
     """Run one algorithm, or all of them (`auto`), and choose the best by the objective.
 
     On a tie the plan on fewer devices wins. `auto` spends what is left of `time_limit_s` on
-    search and bounds, and stops when the plan is proven optimal; 0 leaves heuristics alone.
+    search and bounds, and stops when the plan is proven optimal; 0 leaves heuristics alone. So do
+    the searches of `throughput.SEARCHES`, which start from the best split of an order.
     `tell` is called with the best value and bound of the search, in the objective's unit.
 
     Raises:
@@ -98,13 +100,19 @@ def solve(
         InfeasibleError: no algorithm found a plan; the message holds every refusal.
     """
     known = algorithms(problem)
-    if algorithm != "auto" and algorithm not in known:
-        raise ValueError(f"unknown algorithm '{algorithm}'{nearest(algorithm, ['auto', *known])}")
+    names = [*throughput.SEARCHES, *known]
+    if algorithm not in names:
+        raise ValueError(f"unknown algorithm '{algorithm}'{nearest(algorithm, names)}")
+    searches = algorithm in throughput.SEARCHES
+    if searches and time_limit_s > 0:
+        throughput.compile_loops(problem.arrays, algorithm)
     began_s = time.perf_counter()
     bound = lower_bound(problem)
     plans: list[Plan] = []
     refusals: dict[str, str] = {}
-    for name, place in known.items() if algorithm == "auto" else [(algorithm, known[algorithm])]:
+    for name, place in known.items():
+        if algorithm not in ("auto", name):
+            continue
         started_s = time.perf_counter()
         try:
             plans.append(finish_plan(problem, name, place(problem), started_s, bound))
@@ -116,10 +124,11 @@ def solve(
             plans.append(finish_plan(problem, "latency_search", placed, began_s, bound))
         except InfeasibleError as refusal:
             refusals["latency_search"] = str(refusal)
-    if algorithm == "auto" and problem.objective != "latency":
+    if searches and (algorithm, problem.objective) != ("auto", "latency"):
         try:
-            placed, how, bound = search(problem, began_s + time_limit_s, bound, tell)
-            plans.append(finish_plan(problem, how, placed, began_s, bound))
+            placed, how, bound = search(problem, began_s + time_limit_s, bound, tell, algorithm)
+            name = how if algorithm == "auto" else algorithm
+            plans.append(finish_plan(problem, name, placed, began_s, bound))
         except InfeasibleError as refusal:
             refusals["search"] = str(refusal)
         plans = [with_bound(plan, bound) for plan in plans]

@@ -12,10 +12,9 @@ from scheduler.arrays import Arrays, Ints, kinds
 from scheduler.contiguous import best_order_split
 from scheduler.contract import contract, together
 from scheduler.dive import dive
-from scheduler.exchange import exchange, exchanges
+from scheduler.exchange import exchanges
 from scheduler.integer_programme import reassign
 from scheduler.local_search import anneal, net, state
-from scheduler.orders import narrow
 from scheduler.set_bound import CLOSE, SetBound, tighten
 
 Tell = Callable[[float, float], None]
@@ -82,15 +81,21 @@ class Search:
     arrays: Arrays
     here: Split
     rng: np.random.Generator
+    deadline_s: float
+    over: bool = False
     sets: SetBound | None = None
     slices_s: dict[str, float] = field(default_factory=dict)
     rounds: int = 0
 
 
-def improve(arrays: Arrays, best: Split, deadline_s: float, tell: Tell) -> None:
-    """Search and bound in turns until proven or `time.perf_counter()` passes the deadline."""
-    search = Search(arrays, best, np.random.default_rng(0))
-    while time.perf_counter() < deadline_s and not best.proven:
+Step = Callable[[Search, float], None]
+"""Improve the placement or the bound of a search until a time of `time.perf_counter()`."""
+
+
+def improve(arrays: Arrays, best: Split, deadline_s: float, tell: Tell, name: str = "auto") -> None:
+    """Take the steps of a search in turns until proven or `time.perf_counter()` is the deadline."""
+    search = Search(arrays, best, np.random.default_rng(0), deadline_s)
+    while time.perf_counter() < deadline_s and not (best.proven or search.over):
         unit = together(arrays, best.load)
         small = contract(arrays, unit)
         here = Split(_members(unit, best.device), np.inf, best.bound, best.algorithm)
@@ -101,8 +106,8 @@ def improve(arrays: Arrays, best: Split, deadline_s: float, tell: Tell) -> None:
         if search.arrays.num_ops != small.num_ops:
             search.sets = None
         search.arrays, search.here = small, here
-        for step in SERIALISED if small.serialised else OVERLAPPED:
-            _run(step, search, deadline_s)
+        for step in SEARCHES[name][small.serialised]:
+            _run(step, search)
             if best.offer(arrays, here.device[unit], here.algorithm) or here.bound > best.bound:
                 best.bound = max(best.bound, here.bound)
                 tell(best.load, best.bound)
@@ -110,14 +115,14 @@ def improve(arrays: Arrays, best: Split, deadline_s: float, tell: Tell) -> None:
         tell(best.load, best.bound)
 
 
-def _run(step: Callable[[Search, float], None], search: Search, deadline_s: float) -> None:
+def _run(step: Step, search: Search) -> None:
     """Give a step its slice of time, and decide on its next one."""
     here, began_s = search.here, time.perf_counter()
-    if here.proven or began_s >= deadline_s:
+    if here.proven or began_s >= search.deadline_s:
         return
     load, bound = here.load, here.bound
     slice_s = search.slices_s.get(step.__name__, FIRST_S)
-    step(search, min(deadline_s, began_s + slice_s))
+    step(search, min(search.deadline_s, began_s + slice_s))
     gained = here.load < load * (1 - CLOSE) or here.bound > bound * (1 + CLOSE)
     longer = slice_s * (2 if gained else 0.5)
     search.slices_s[step.__name__] = min(max(longer, SHORTEST_S), LONGEST_S)
@@ -169,24 +174,43 @@ def _reassign(search: Search, until_s: float) -> None:
             if others and len(among) < NEIGHBOURHOOD:
                 among.add(int(search.rng.choice(others)))
         limit_s = min(SOLVE_S, until_s - time.perf_counter())
-        device, status = reassign(arrays, here.device, sorted(among), limit_s)
-        if status == "missing":
-            warnings.warn("ortools is missing: no integer programme was solved", stacklevel=2)
+        found = reassign(arrays, here.device, sorted(among), limit_s)
+        if found.status in ("missing", "large"):
             return
-        here.offer(arrays, device, "integer_programme")
+        here.offer(arrays, found.device, "integer_programme")
 
 
-SERIALISED = (_exchange, _bound, _dive, _reassign)
-OVERLAPPED = (_anneal, _bound, _dive)
+def _whole(search: Search, _: float) -> None:
+    """Solve the integer programme over all devices, from the best placement."""
+    arrays, here = search.arrays, search.here
+    limit_s = search.deadline_s - time.perf_counter()
+    found = reassign(arrays, here.device, list(range(arrays.num_devices)), limit_s)
+    search.over = True
+    here.bound = max(here.bound, min(found.bound, here.load))
+    here.offer(arrays, found.device, "integer_programme")
+    if found.status not in ("optimal", "feasible"):
+        reason = UNSOLVED.get(found.status, "found nothing better in its time")
+        warnings.warn(f"integer programme: {reason}; the plan is the one before", stacklevel=2)
 
 
-def compile_loops(arrays: Arrays) -> None:
-    """Compile the loops that `improve` needs, or load them from the cache (seconds, once)."""
-    device = np.zeros(arrays.num_ops, dtype=np.int64)
-    if arrays.serialised:
-        exchange(arrays, device, (0, arrays.num_devices - 1), narrow(arrays))
-    else:
-        anneal(net(arrays), state(arrays, device), device, (0.01, 0.001, 1), 0)
+UNSOLVED = {"missing": "ortools is not installed", "large": "too many variables"}
+SEARCHES: dict[str, dict[bool, tuple[Step, ...]]] = {
+    "auto": {True: (_exchange, _bound, _dive, _reassign), False: (_anneal, _bound, _dive)},
+    "local_search": {True: (_exchange, _anneal), False: (_anneal,)},
+    "integer_programme": dict.fromkeys((True, False), (_whole,)),
+}
+"""Searches from the best split of an order: steps for serialised transfers, and for overlapped."""
+
+
+def compile_loops(arrays: Arrays, name: str = "auto") -> None:
+    """Compile the loops that a search needs, or load them from the cache (seconds, once)."""
+    one = contract(arrays, np.zeros(arrays.num_ops, dtype=np.int64))
+    steps = SEARCHES[name][arrays.serialised]
+    if _exchange in steps or _bound in steps:
+        SetBound(one, 1.0).price(np.ones(1), 1.0)
+    if _anneal in steps:
+        device = np.zeros(1, dtype=np.int64)
+        anneal(net(one), state(one, device), device, (0.01, 0.001, 1), 0)
 
 
 def _members(unit: Ints, device: Ints) -> Ints:

@@ -1,5 +1,7 @@
 import itertools
+import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,11 +12,12 @@ from scheduler.arrays import Arrays, csr
 from scheduler.contiguous import best_order_split, split_order
 from scheduler.contract import contract, together
 from scheduler.device_sets import least_loads, members, steps_of
+from scheduler.exchange import exchange
 from scheduler.integer_programme import reassign
 from scheduler.local_search import anneal, net, state
 from scheduler.orders import late, narrow
 from scheduler.set_bound import SetBound, tighten
-from scheduler.throughput import improve, start
+from scheduler.throughput import SEARCHES, improve, start
 
 
 def make_arrays(seconds, readers, ends=None, limit=np.inf, op_bytes=None, num_bytes=1.0):
@@ -43,8 +46,8 @@ def make_arrays(seconds, readers, ends=None, limit=np.inf, op_bytes=None, num_by
 
 def brute_force(arrays):
     best = np.inf
-    for device in itertools.product(range(arrays.num_devices), repeat=arrays.num_ops):
-        device = np.array(device)
+    for device in itertools.product(range(arrays.num_devices), repeat=arrays.num_units):
+        device = np.array(device)[arrays.unit]
         if (arrays.held_bytes(device) <= arrays.limit_bytes).all():
             best = min(best, float(arrays.loads(device).max()))
     return best
@@ -52,19 +55,32 @@ def brute_force(arrays):
 
 @st.composite
 def arrays(draw, most=6):
+    """Equal or unequal devices, pins, memory limits, colocation, tolls or shared media."""
     n, d = draw(st.integers(1, most)), draw(st.integers(1, 3))
     figure = st.integers(0, 20)
     same = draw(st.booleans())
     rows = [[draw(figure)] * d if same else [draw(figure) for _ in range(d)] for _ in range(n)]
+    for row in rows:
+        if draw(st.integers(0, 5)) == 0:
+            pin = draw(st.integers(0, d - 1))
+            row[:] = [seconds if j == pin else np.inf for j, seconds in enumerate(row)]
     readers = {
         i: mine
         for i in range(n)
         if (mine := [j for j in range(i + 1, n) if draw(st.integers(0, 2)) == 0])
     }
+    toll = st.integers(0, 6)
+    tolls = [[draw(toll)] * d if same else [draw(toll) for _ in range(d)] for _ in readers]
     serialised = draw(st.booleans())
-    ends = [[draw(st.integers(0, 6))] * d for _ in readers] if serialised else None
     limit = draw(st.sampled_from([np.inf, (n + 1) // 2 + 1]))
-    return make_arrays(rows, readers, ends, limit)
+    made = make_arrays(rows, readers, tolls if serialised else None, limit)
+    medium = d + np.array([draw(st.integers(0, 2)) for _ in range(d * d)]).reshape(d, d)
+    shared = medium if draw(st.booleans()) else made.medium
+    joined = np.arange(n)
+    if draw(st.integers(0, 2)) == 0:
+        joined[draw(st.integers(0, n - 1))] = joined[draw(st.integers(0, n - 1))]
+    _, first, unit = np.unique(joined, return_index=True, return_inverse=True)
+    return replace(made, medium=shared, unit=first.argsort().argsort()[unit])
 
 
 @settings(max_examples=30, deadline=None)
@@ -178,14 +194,58 @@ def test_isolated_operators_and_one_operator():
     assert start(one, 0.0).load == 2.0
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(arrays(most=5))
 def test_integer_programme_over_all_devices_is_the_optimum(problem):
+    problem = contract(problem, problem.unit)
     best = brute_force(problem)
     device = np.zeros(problem.num_ops, dtype=np.int64)
     fits = (problem.held_bytes(device) <= problem.limit_bytes).all()
-    if problem.serialised and best < np.inf and fits and problem.loads(device).max() > 0:
-        among = list(range(problem.num_devices))
-        new, status = reassign(problem, device, among, 5.0)
-        if status == "optimal" and problem.loads(device)[among].max() > 0:
-            assert problem.loads(new).max() == pytest.approx(best, rel=1e-3, abs=1e-3)
+    if best < np.inf and fits and problem.loads(device).max() > 0:
+        found = reassign(problem, device, list(range(problem.num_devices)), 5.0)
+        assert found.bound <= best * (1 + 1e-9)
+        if found.status == "optimal":
+            assert problem.loads(found.device).max() == pytest.approx(best, rel=1e-5, abs=1e-5)
+            assert found.bound == pytest.approx(best, rel=1e-5, abs=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(arrays(), st.integers(0, 2**20))
+def test_an_exchange_is_the_best_split_of_two_devices(problem, seed):
+    if not problem.serialised or problem.num_devices < 2:
+        return
+    problem = contract(problem, problem.unit)
+    device = np.random.default_rng(seed).integers(0, problem.num_devices, problem.num_ops)
+    mine = np.flatnonzero(device < 2)
+    best = np.inf
+    for chosen in itertools.product((0, 1), repeat=len(mine)):
+        other = device.copy()
+        other[mine] = chosen
+        best = min(best, problem.loads(other)[:2].max())
+    new = exchange(problem, device, (0, 1), narrow(problem))
+    assert (new[device > 1] == device[device > 1]).all()
+    if best < problem.loads(device)[:2].max():
+        assert problem.loads(new)[:2].max() == pytest.approx(best, rel=2e-3)
+
+
+def test_a_missing_solver_leaves_the_plan_and_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ortools.sat.python", None)
+    problem = make_arrays(np.ones((4, 2)), {0: [1], 1: [2], 2: [3]}, np.full((3, 2), 0.5))
+    found = start(problem, 0.0)
+    before = found.load
+    with pytest.warns(UserWarning, match="ortools is not installed"):
+        improve(
+            problem, found, time.perf_counter() + 5, lambda load, low: None, "integer_programme"
+        )
+    assert found.load == before
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize("serialised", [True, False])
+def test_every_search_finds_an_even_split(name, serialised):
+    ends = np.full((7, 2), 0.1) if serialised else None
+    problem = make_arrays(np.ones((8, 2)), {i: [i + 1] for i in range(7)}, ends)
+    found = start(problem, 0.0)
+    found.device, found.load = np.zeros(8, dtype=np.int64), 8.0
+    improve(problem, found, time.perf_counter() + 1.5, lambda load, low: None, name)
+    assert found.load == pytest.approx(4.1 if serialised else 4.0)
