@@ -191,6 +191,7 @@ def _cores(core: DeviceProfile, instance: Instance) -> DeviceProfile:
         memory_bytes=instance.host_memory_bytes,
         memory_bytes_per_s=n * core.memory_bytes_per_s,
         power_w=n * core.power_w if core.power_w else None,
+        idle_power_w=n * core.idle_power_w if core.idle_power_w else None,
         num_compute_units=n,
         cache_bytes=n * core.cache_bytes if core.cache_bytes else None,
         aliases=(),

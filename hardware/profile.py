@@ -15,7 +15,7 @@ DeviceKind = Literal["gpu", "tpu", "cpu", "fpga", "npu"]
 
 OPTIONAL_FIGURES = (
     *("power_w", "num_compute_units", "cache_bytes", "clock_hz"),
-    *("process_nm", "issue_share"),
+    *("process_nm", "issue_share", "idle_power_w"),
 )
 
 
@@ -42,6 +42,7 @@ class DeviceProfile:
         efficiency: share of peak (compute kinds) or of bandwidth (memory kinds) that operators
             of a kind reach, 0 to 1; `default` stands for kinds that are not listed.
         power_w: board power under load.
+        idle_power_w: power of the device when it is on and does nothing.
         num_compute_units: what works side by side: streaming multiprocessors, compute units, cores.
         cache_bytes: last-level cache on the chip (L2 of a GPU, L3 of a CPU).
         clock_hz: boost clock, at which the peaks are reached.
@@ -71,6 +72,7 @@ class DeviceProfile:
     clock_hz: float | None = None
     process_nm: float | None = None
     issue_share: float | None = None
+    idle_power_w: float | None = None
     op_times: dict[str, EfficiencyModel | LinearModel] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)

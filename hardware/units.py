@@ -45,4 +45,4 @@ def format_figure(figure: str, value: float) -> str:
     units = {"memory_bytes_per_s": "B/s", "clock_hz": "Hz"}
     if figure in units:
         return format_count(value, units[figure])
-    return f"{value:g} W" if figure == "power_w" else f"{value:g}"
+    return f"{value:g} W" if figure in ("power_w", "idle_power_w") else f"{value:g}"

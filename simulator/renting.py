@@ -91,7 +91,8 @@ class Renting:
     def _book(self, slot: int) -> Machine:
         is_spot = self.conditions.spot is not None and slot >= self.conditions.on_demand
         kind = self.kinds[slot % len(self.kinds)]
-        machine = Machine(kind, "spot" if is_spot else "", self.fleet.env.now)
+        other = "" if self.conditions.spot is None else "on_demand"
+        machine = Machine(kind, "spot" if is_spot else other, self.fleet.env.now)
         self.held[slot] = machine
         self.fleet.machines.append(machine)
         return machine

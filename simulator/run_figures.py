@@ -7,9 +7,11 @@ import numpy as np
 
 from scheduler.report import Quantiles, quantiles
 from simulator.arrivals import Slo
+from simulator.billing import rentals_of
 from simulator.estimates import blocks
 from simulator.served import FINISHED, IN_FLIGHT, Served
 from simulator.trace import Array
+from simulator.upkeep import RunUpkeep, run_upkeep
 
 WARM_UP = 0.1
 """Share of the duration, from its start, whose requests the statistics leave out."""
@@ -38,8 +40,9 @@ class RunFigures:
         latency_blocks_s, wait_blocks_s: the same of 10 parts in order.
         within: requests after the warm-up that were answered within the promise.
         ended: requests after the warm-up that were answered, rejected or given up.
-        series: (NUM_POINTS,) each: requests per second that arrive, that wait, servers up, and
-            servers that compute.
+        series: (NUM_POINTS,) each: requests per second that arrive, that wait, machines rented,
+            servers up, and servers that compute.
+        upkeep: of the machines.
     """
 
     latency_s: Quantiles | None
@@ -54,6 +57,7 @@ class RunFigures:
     interrupted: bool
     kinds: dict[str, KindFigures]
     series: dict[str, Array]
+    upkeep: RunUpkeep
 
 
 def measure(run: Served, slo: Slo | None) -> RunFigures:
@@ -74,6 +78,7 @@ def measure(run: Served, slo: Slo | None) -> RunFigures:
         run.interrupted,
         _kinds(run),
         _series(run),
+        run_upkeep(run),
     )
 
 
@@ -103,11 +108,13 @@ def _series(run: Served) -> dict[str, Array]:
     left_s = np.where(np.isfinite(run.start_s), run.start_s, run.end_s)
     left_s = np.where(np.isfinite(left_s), left_s, run.duration_s)
     start_s = run.batches.start_s
+    rented = np.array([(r.booked_s, r.end_s) for r in rentals_of(run)]).reshape(-1, 2)
     up = np.array([(server.start_s, server.end_s) for server in run.servers]).reshape(-1, 2)
     arrived = np.histogram(run.arrival_s, edges)[0]
     return {
         "arrivals_per_s": arrived / np.diff(edges),
         "waiting": present(edges, run.arrival_s, left_s),
+        "machines_rented": present(edges, rented[:, 0], rented[:, 1]),
         "servers_up": present(edges, up[:, 0], up[:, 1]),
         "servers_busy": present(edges, start_s, start_s + run.busy_within()),
     }

@@ -44,7 +44,7 @@ class Rental:
     """A machine from when it is rented until it is not.
 
     Attributes:
-        market: `spot`, or empty for the price that the fleet is rented at.
+        market: `spot` or `on_demand` of a fleet that has both; empty for that of its tariff.
         up_s: when it began to serve; None where it never did.
         ended_by: `kept` to the end of the run, `given_back`, `failed` or `preempted`.
     """

@@ -8,6 +8,11 @@ import numpy as np
 
 from hardware.documents import STRICT
 from simulator.arrivals import positive
+from simulator.autoscaling import Autoscaling
+from simulator.availability import Failures
+from simulator.boot import Boot
+from simulator.spot import Spot
+from simulator.tariff import Tariff
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,9 @@ class Serving:
         engine: `simpy` is the reference, `fast` is compiled and gives the same times; `auto` takes
             `fast` where it can.
         replications: independent runs, from which the confidence intervals come.
+        boot: what a new replica goes through before it serves.
+        failures, spot: when hardware breaks, or is taken back.
+        autoscaling: how the number of replicas follows the load; `replicas` is that of the start.
     """
 
     __pydantic_config__ = STRICT
@@ -75,10 +83,20 @@ class Serving:
     limits: Limits = field(default_factory=Limits)
     engine: Literal["auto", "simpy", "fast"] = "auto"
     replications: int = 10
+    boot: Boot | None = None
+    failures: Failures | None = None
+    spot: Spot | None = None
+    autoscaling: Autoscaling | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a fleet of none, and waits for company that outlast the time-out."""
+        """Refuse a fleet out of its bounds, and waits for company that outlast the time-out."""
         positive("serving", replicas=self.replicas, replications=self.replications)
+        auto = self.autoscaling
+        if auto is not None and not auto.min <= self.replicas <= auto.max:
+            raise ValueError(
+                f"serving: replicas must be from autoscaling.min ({auto.min}) to "
+                f"autoscaling.max ({auto.max}), got {self.replicas}"
+            )
         timeout_s = self.limits.timeout_s
         if timeout_s is not None and timeout_s <= self.batch.wait_s:
             raise ValueError(
@@ -132,12 +150,14 @@ class Replica:
 
     Attributes:
         name: of its kind; replicas of one kind share it.
+        tariff: what it is charged for; None: only its rent while it is up is counted.
     """
 
     name: str
     times: ServiceTimes
     usd_per_hour: float | None = None
     provenance: str = ""
+    tariff: Tariff | None = None
 
     def max_batch(self, serving: Serving) -> int:
         """The largest batch that it takes."""

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hardware.documents import STRICT
 from hardware.units import format_seconds
 from scheduler.report import Quantiles
 from simulator.arrivals import Slo
+from simulator.billing import Bill, bill
 from simulator.estimates import CONFIDENCE, NUM_BLOCKS, Intervals, around, average
 from simulator.run_figures import WARM_UP, RunFigures, mean_series
 from simulator.serving import Replica, Serving
+from simulator.upkeep import Upkeep, mean_upkeep
 
 KEPT_SHARE = 0.95
 """Of the requests that end, those that a promise of a 95th percentile covers."""
@@ -81,8 +83,10 @@ class ServingReport:
         retries: requests that were sent again, over all runs.
         queue_growth_per_s: requests per second by which the load exceeds capacity; when positive
             the queue grows without bound and there are no quantiles.
-        usd_per_hour: rent of the servers while they are up; None where one has no price.
+        usd_per_hour: the bill by the hour; rent of the servers while they are up where they have no
+            tariff; None where one has no price.
         usd_per_1k: of 1,000 finished requests.
+        upkeep, bill: what became of the machines, and what they cost; None where not simulated.
         series: averages over equal parts of the duration, by name, `time_s` being their middles.
         bottleneck, relief: what holds requests up, and what changes would give.
         method: how many runs, what was left out, and where the intervals come from.
@@ -110,6 +114,8 @@ class ServingReport:
     series: dict[str, list[float]] = field(default_factory=dict, repr=False)
     bottleneck: str = ""
     relief: tuple[Relief, ...] = ()
+    upkeep: Upkeep | None = None
+    bill: Bill | None = None
 
 
 def summarize(
@@ -123,6 +129,9 @@ def summarize(
     kinds = _kinds(runs)
     prices = [kind.usd_per_hour for kind in kinds]
     usd_per_hour = None if None in prices else math.fsum(p for p in prices if p is not None)
+    paid = _bill(runs, replicas)
+    if paid is not None and usd_per_hour is not None:
+        usd_per_hour = paid.cost.usd_per_hour
     per_s = totals["finished"] / seconds if seconds else 0.0
     priced = usd_per_hour is not None and per_s > 0
     within = sum(run.within for run in runs)
@@ -145,7 +154,24 @@ def summarize(
         kinds=kinds,
         method=_method(runs),
         series=mean_series(runs),
+        upkeep=mean_upkeep([run.upkeep for run in runs], seconds),
+        bill=paid,
     )
+
+
+def _bill(runs: Sequence[RunFigures], replicas: Sequence[Replica]) -> Bill | None:
+    """The mean bill; None where no replica has a tariff."""
+    tariffs = list(dict.fromkeys(r.tariff for r in replicas if r.tariff is not None))
+    if not tariffs:
+        return None
+    num = len(runs)
+    paid = bill(
+        [run.upkeep.items for run in runs],
+        math.fsum(run.duration_s for run in runs) / num,
+        sum(run.requests["finished"] for run in runs) / num,
+    )
+    notes = dict.fromkeys(note for tariff in tariffs for note in tariff.notes())
+    return replace(paid, notes=tuple(notes))
 
 
 def overloaded(

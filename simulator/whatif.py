@@ -15,7 +15,7 @@ from scheduler.plan import Plan
 from scheduler.portfolio import solve
 from scheduler.problem import Problem
 from scheduler.report import Report
-from simulator.billing import Cost, bill
+from simulator.billing import Cost, cost_at_full_load
 from simulator.replay import replay
 from simulator.serving import ServiceTimes
 
@@ -85,7 +85,7 @@ def try_instance(
     except (InfeasibleError, ValueError) as refusal:
         return Outcome(instance.name, reason=str(refusal))
     report = replay(problem, plan)
-    cost = bill(price.usd_per_hour, report.throughput_per_s, str(price))
+    cost = cost_at_full_load(price.usd_per_hour, report.throughput_per_s, str(price))
     return Outcome(instance.name, plan, report, cost, problem.costs.levels_of(plan.devices))
 
 

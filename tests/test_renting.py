@@ -181,7 +181,7 @@ def test_a_same_seed_gives_the_same_run():
     assert first.rentals == second.rentals
     assert np.array_equal(first.end_s, second.end_s, equal_nan=True)
     assert first.rentals != other.rentals
-    assert {r.market for r in first.rentals} == {"", "spot"}
+    assert {r.market for r in first.rentals} == {"on_demand", "spot"}
 
 
 @pytest.mark.parametrize("routing", ["round_robin", "shortest_queue", "shared_queue", "fastest"])

@@ -8,7 +8,7 @@ from hardware.catalog import find_instance, load_prices
 from scheduler.portfolio import solve
 from scheduler.timeline import makespan, stage_timeline
 from simulator.arrivals import Slo, Traffic
-from simulator.billing import bill
+from simulator.billing import cost_at_full_load
 from simulator.capacity import Candidate, size_fleet, size_fleets
 from simulator.experiment import experiment
 from simulator.replay import replay, simulate
@@ -78,7 +78,7 @@ def test_infeasible_fleets_say_why_and_come_last():
 
 
 def test_bill():
-    assert bill(3.6, 10.0, "").usd_per_1k == pytest.approx(0.1)
+    assert cost_at_full_load(3.6, 10.0, "").usd_per_1k == pytest.approx(0.1)
 
 
 def test_instances_are_sorted_by_cost_and_say_why_not():

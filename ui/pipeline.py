@@ -17,7 +17,7 @@ from scheduler.plan import Plan
 from scheduler.portfolio import solve
 from scheduler.report import Report
 from scheduler.split_search import may_split, split_where_it_pays, with_splits
-from simulator.billing import Cost, bill
+from simulator.billing import Cost, cost_at_full_load
 from simulator.generation import GenerationReport, predict_generation
 from simulator.replay import replay
 from simulator.whatif import Outcome, compare_instances
@@ -87,7 +87,7 @@ def predict(prepared: Prepared, chosen: Plan, steps: Steps) -> tuple[Report, Cos
     cost = None
     if usd_per_hour is not None:
         per_s = answer.tokens_per_s if answer else report.throughput_per_s
-        cost = bill(usd_per_hour, per_s, provenance)
+        cost = cost_at_full_load(usd_per_hour, per_s, provenance)
     return report, cost
 
 

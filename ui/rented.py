@@ -74,6 +74,8 @@ def rent(scenario: Scenario) -> tuple[float | None, str]:
         ValueError: the catalog has no price for an instance as asked.
     """
     choice = scenario.prices
+    if choice.usd_per_hour is not None:
+        return choice.usd_per_hour, "prices.usd_per_hour of the scenario"
     if isinstance(scenario.hardware, Rented):
         book = load_prices()
         prices = [
@@ -81,8 +83,6 @@ def rent(scenario: Scenario) -> tuple[float | None, str]:
             for n in scenario.hardware.instances
         ]
         return sum(price.usd_per_hour for price in prices), "; ".join(map(str, prices))
-    if choice.usd_per_hour is not None:
-        return choice.usd_per_hour, "prices.usd_per_hour of the scenario"
     return None, "this machine has no price; set prices.usd_per_hour"
 
 

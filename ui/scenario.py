@@ -145,7 +145,14 @@ class Constraints:
 class PriceChoice:
     """Which prices apply: those taken by `as_of` (ISO date), in a market and region.
 
-    `usd_per_hour` prices this machine, which no catalog lists.
+    Attributes:
+        usd_per_hour: of the hardware, in place of the catalog's price; of this machine, which no
+            catalog lists.
+        internet_bytes: of every request and its answer, those that leave the cloud.
+        zone_bytes: those that go from one zone to another.
+        usd_per_kwh: of energy that is not in the rent.
+        g_per_kwh: carbon of the grid, in place of the region's.
+        pue: energy of the data centre over that of its machines, in place of the cloud's.
     """
 
     __pydantic_config__ = STRICT
@@ -153,6 +160,21 @@ class PriceChoice:
     market: Market = "on_demand"
     region: str | None = None
     usd_per_hour: float | None = None
+    internet_bytes: float = 0.0
+    zone_bytes: float = 0.0
+    usd_per_kwh: float = 0.0
+    g_per_kwh: float | None = None
+    pue: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse negative figures, and a PUE below 1."""
+        positive("prices", usd_per_hour=self.usd_per_hour)
+        for key in ("internet_bytes", "zone_bytes", "usd_per_kwh", "g_per_kwh"):
+            value = getattr(self, key)
+            if value is not None and value < 0:
+                raise ValueError(f"prices: {key} must not be negative, got {value}")
+        if self.pue is not None and self.pue < 1:
+            raise ValueError(f"prices: pue must be at least 1, got {self.pue}")
 
 
 @dataclass(frozen=True)
