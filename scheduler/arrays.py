@@ -28,7 +28,8 @@ class Arrays:
             receive it, and when it receives it. Serialised communication; (0, d) if overlapped.
         medium: (d, d) resource that a transfer occupies, -1 where no link joins two devices.
         unit: (n,) colocation class of each operator, 0 to num_units - 1.
-        op_bytes: (n,) memory that an operator takes; a shared weight counts at every user.
+        op_bytes: (n,) memory that stays with an operator: parameters (once in a colocation class),
+            states and gradients.
         limit_bytes: (d,) memory that a plan may use.
     """
 

@@ -5,8 +5,10 @@ import numpy as np
 from hardware.errors import InfeasibleError
 from scheduler.problem import Problem
 
-LARGEST_LINEAR_PROGRAM = 200_000
-"""Variables (operators x devices) above which the cheaper load bound is used."""
+MOST_CUTS = 200
+"""Cutting planes of the load bound, which holds however few there are."""
+CUT_TOLERANCE = 1e-7
+"""Relative distance from the best load bound at which cutting stops."""
 
 
 def lower_bound(problem: Problem) -> float:
@@ -19,8 +21,10 @@ def lower_bound(problem: Problem) -> float:
     if len(impossible):
         raise InfeasibleError(f"operator '{problem.graph.ops[impossible[0]].name}' can run nowhere")
     load_s = load_bound(problem) * problem.num_micro_batches
+    if problem.objective == "latency" or problem.graph.is_sequential:
+        load_s = max(load_s, critical_path(problem))
     if problem.objective == "latency":
-        return max(load_s, critical_path(problem))
+        return load_s
     if problem.objective == "throughput":
         return load_s
     return usd_per_1k(problem, load_s)
@@ -46,46 +50,56 @@ def load_bound(problem: Problem) -> float:
     """Largest device load of a micro-batch when operators may be cut in pieces and sent for free.
 
     min z  s.t.  sum_d x[o,d] = 1,  sum_o seconds[o,d] x[o,d] <= z,  x >= 0 (a linear programme).
-    An optimizer, which runs once per batch, counts with its share.
+    By its dual, max over y >= 0 with sum_d y[d] = 1 of f(y) = sum_o min_d y[d] seconds[o,d]: every
+    y gives a bound, and devices with the same times share one y. Each f(y) is one cutting plane
+    (Kelley, "The cutting-plane method for solving convex programs", J. SIAM 8(4), 1960,
+    doi:10.1137/0108053). O(operators x kinds of devices) a cut. An optimizer, which runs once per
+    batch, counts with its share.
     """
     seconds = problem.seconds
     if problem.trains_in_parts:
         once = np.array([op.phase == "optimizer" for op in problem.graph.ops])
         seconds = np.where(once[:, None], seconds / problem.num_micro_batches, seconds)
-    if seconds.shape[1] == 1:
-        return float(seconds.sum())
-    fastest = seconds.min(axis=1)
-    simple = float(max(fastest.max(), fastest.sum() / seconds.shape[1]))
-    if seconds.size > LARGEST_LINEAR_PROGRAM:
-        return simple
-    return max(simple, _fractional_load(seconds))
+    if not seconds.size:
+        return 0.0
+    first: dict[bytes, list[int]] = {}
+    for d, column in enumerate(seconds.T):
+        first.setdefault(column.tobytes(), []).append(d)
+    columns = seconds[:, [group[0] for group in first.values()]]
+    alike = np.array([len(group) for group in first.values()])
+    possible = np.isfinite(columns)
+    finite = np.where(possible, columns, 0.0)
+    longest = float(seconds.min(axis=1).max())
+    weights = np.full(len(alike), 1 / seconds.shape[1])
+    best, cuts = 0.0, list[np.ndarray]()
+    for _ in range(MOST_CUTS):
+        cheapest = np.where(possible, finite * weights, np.inf).argmin(axis=1)
+        chosen = finite[np.arange(len(columns)), cheapest]
+        loads = np.bincount(cheapest, chosen, len(alike))
+        best = max(best, float(loads @ weights))
+        cuts.append(loads)
+        weights, ceiling = _highest(np.array(cuts), alike)
+        if ceiling <= best * (1 + CUT_TOLERANCE):
+            break
+    return max(longest, best * (1 - 1e-12))
 
 
-def _fractional_load(seconds: np.ndarray) -> float:
+def _highest(cuts: np.ndarray, alike: np.ndarray) -> tuple[np.ndarray, float]:
+    """The y under which the lowest of the cuts is highest, and that height."""
     from scipy.optimize import linprog
-    from scipy.sparse import coo_array
 
-    num_ops, num_devices = seconds.shape
-    op, device = np.nonzero(np.isfinite(seconds))
-    column = np.arange(len(op))
-    z = len(op)
-    assigned = coo_array((np.ones(len(op)), (op, column)), shape=(num_ops, z + 1))
-    scale = seconds[op, device].max() or 1.0
-    load = coo_array(
-        (
-            np.append(seconds[op, device] / scale, -np.ones(num_devices)),
-            (np.append(device, range(num_devices)), np.append(column, [z] * num_devices)),
-        ),
-        shape=(num_devices, z + 1),
-    )
+    scale = cuts.max() or 1.0
+    k = len(alike)
     solved = linprog(
-        np.append(np.zeros(z), 1.0),
-        A_ub=load.tocsr(),
-        b_ub=np.zeros(num_devices),
-        A_eq=assigned.tocsr(),
-        b_eq=np.ones(num_ops),
-        bounds=(0, None),
+        np.append(np.zeros(k), -1.0),
+        A_ub=np.column_stack([-cuts / scale, np.ones(len(cuts))]),
+        b_ub=np.zeros(len(cuts)),
+        A_eq=np.append(alike, 0.0)[None, :],
+        b_eq=[1.0],
+        bounds=[(0, None)] * k + [(None, None)],
         method="highs",
     )
-    # The solver's tolerance is 1e-7 of the scaled programme: stay on the safe side of it.
-    return float(solved.fun) * scale * (1 - 1e-6) if solved.success else 0.0
+    if not solved.success:
+        return 1 / (k * alike), 0.0
+    y = np.maximum(solved.x[:k], 0.0)
+    return y / (alike @ y), float(solved.x[k]) * scale

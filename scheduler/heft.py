@@ -21,6 +21,9 @@ from scheduler.tasks import (
     within_memory,
 )
 
+LOOK_BACK = 500
+"""Busy intervals of a device, the last ones, between which a gap for a task is looked for."""
+
 
 def upward_ranks(tasks: Tasks) -> Floats:
     """rank_u(i) = mean w(i) + max over successors j of (mean c(i, j) + rank_u(j)), equation 8."""
@@ -123,11 +126,11 @@ def _ready(tasks: Tasks, device: Ints, finish: Floats, i: int, p: int) -> float:
 
 @numba.njit(cache=True)
 def _earliest_start(begin: Floats, end: Floats, ready: float, duration: float) -> float:
-    """First gap of a device's busy intervals, from `ready` on, that takes the task."""
-    first = len(begin)
-    while first > 0 and end[first - 1] > ready:
+    """First gap of a device's last busy intervals, from `ready` on, that takes the task."""
+    first, earliest = len(begin), max(0, len(begin) - LOOK_BACK)
+    while first > earliest and end[first - 1] > ready:
         first -= 1
-    start = ready
+    start = ready if first == 0 else max(ready, end[first - 1])
     for k in range(first, len(begin)):
         if start + duration <= begin[k]:
             return start
@@ -136,7 +139,7 @@ def _earliest_start(begin: Floats, end: Floats, ready: float, duration: float) -
 
 
 def heft_schedule(tasks: Tasks) -> tuple[Ints, Floats]:
-    """Device and start (s) of each task by HEFT. O(edges x devices + tasks^2)."""
+    """Device and start (s) of each task by HEFT. O((edges + tasks x LOOK_BACK) x devices)."""
     order = by_rank(tasks, upward_ranks(tasks))
     schedule: tuple[Ints, Floats] = earliest_finish(
         tasks, order, np.zeros_like(tasks.w), np.full(len(tasks.w), -1)

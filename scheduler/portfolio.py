@@ -15,8 +15,10 @@ from scheduler.contiguous import contiguous
 from scheduler.cpop import cpop
 from scheduler.evaluate import finish_plan, with_bound
 from scheduler.heft import heft
+from scheduler.large import LARGE, large_algorithms
 from scheduler.latency_search import latency_search
 from scheduler.m_etf import m_etf
+from scheduler.multilevel import multilevel
 from scheduler.peft import peft
 from scheduler.plan import Plan
 from scheduler.problem import Placement, Problem
@@ -38,6 +40,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "peft": peft,
     "m_etf": m_etf,
     "contiguous": contiguous,
+    "multilevel": multilevel,
 }
 """Algorithms that use all devices; `single_device:ID` is one more for every device."""
 
@@ -93,17 +96,19 @@ def solve(
     On a tie the plan on fewer devices wins. `auto` spends what is left of `time_limit_s` on
     search and bounds, and stops when the plan is proven optimal; 0 leaves heuristics alone. So do
     the searches of `throughput.SEARCHES`, which start from the best split of an order.
+    Above `LARGE` operators `auto` runs what is near linear in them, and no search.
     `tell` is called with the best value and bound of the search, in the objective's unit.
 
     Raises:
         ValueError: there is no such algorithm.
         InfeasibleError: no algorithm found a plan; the message holds every refusal.
     """
-    known = algorithms(problem)
+    is_large = len(problem.graph.ops) > LARGE and algorithm == "auto"
+    known = large_algorithms(problem) if is_large else algorithms(problem)
     names = [*throughput.SEARCHES, *known]
     if algorithm not in names:
         raise ValueError(f"unknown algorithm '{algorithm}'{nearest(algorithm, names)}")
-    searches = algorithm in throughput.SEARCHES
+    searches = algorithm in throughput.SEARCHES and not is_large
     if searches and time_limit_s > 0:
         throughput.compile_loops(problem.arrays, algorithm)
     began_s = time.perf_counter()
@@ -118,7 +123,7 @@ def solve(
             plans.append(finish_plan(problem, name, place(problem), started_s, bound))
         except InfeasibleError as refusal:
             refusals[name] = str(refusal)
-    if algorithm == "auto" and problem.objective == "latency" and time_limit_s > 0:
+    if algorithm == "auto" and not is_large and problem.objective == "latency" and time_limit_s > 0:
         try:
             placed = latency_search(problem, began_s + time_limit_s, bound)
             plans.append(finish_plan(problem, "latency_search", placed, began_s, bound))

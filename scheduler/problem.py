@@ -272,9 +272,25 @@ def lower(problem: Problem) -> Arrays:
         ends_s=ends_s,
         medium=medium,
         unit=problem.unit,
-        op_bytes=np.array([op.param_bytes for op in graph.ops], dtype=float),
+        op_bytes=_op_bytes(problem),
         limit_bytes=np.array([problem.memory_limit_bytes(d) for d in costs.devices]),
     )
+
+
+def _op_bytes(problem: Problem) -> Floats:
+    """(num_ops,) parameters, states and gradients; a weight counts once in a colocation class."""
+    graph, unit = problem.graph, problem.unit.tolist()
+    num_bytes = np.zeros(len(graph.ops))
+    known: set[tuple[int, str]] = set()
+    for i, op in enumerate(graph.ops):
+        num_bytes[i] = op.state_bytes
+        for name, size in op.weights.items():
+            if (unit[i], name) not in known:
+                known.add((unit[i], name))
+                num_bytes[i] += size
+        if op.phase == "optimizer":
+            num_bytes[i] += sum(graph.tensors[name].num_bytes for name in op.inputs)
+    return num_bytes
 
 
 def _links(problem: Problem) -> tuple[Floats, Floats, Ints]:

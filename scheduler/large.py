@@ -1,0 +1,111 @@
+"""What `auto` runs on graphs that are too large for a search: near linear in the operators."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numba
+import numpy as np
+
+from scheduler.arrays import Floats, Ints
+from scheduler.cpop import cpop_schedule
+from scheduler.heft import by_rank, heft_schedule, upward_ranks
+from scheduler.latency_search import simulate
+from scheduler.m_etf import m_etf_schedule
+from scheduler.multilevel import coarse_splits, multilevel
+from scheduler.peft import peft_schedule
+from scheduler.problem import Placement, Problem
+from scheduler.single_device import single_device
+from scheduler.tasks import Schedule, Tasks, hold, need_bytes, tasks_of, within_memory
+
+LARGE = 5000
+"""Operators above which `auto` runs only what is near linear in them."""
+
+
+def list_schedules(problem: Problem) -> Placement:
+    """Place by the best of HEFT, CPOP, PEFT, m-ETF, fills of devices by speed, and even splits."""
+    tasks = tasks_of(problem)
+    schedules: list[Schedule] = [*SCHEDULES, partial(even_split, problem)]
+    best = min(schedules, key=lambda schedule: _makespan(tasks, *schedule(tasks)))
+    return within_memory(problem, best)
+
+
+def _makespan(tasks: Tasks, device: Ints, start: Floats) -> float:
+    n = len(device)
+    order = np.lexsort((np.arange(n), start))
+    scratch = np.zeros(n), np.zeros(n, dtype=np.int64)
+    return float(simulate(tasks, device, order, np.zeros(n), np.inf, *scratch))
+
+
+def even_split(problem: Problem, tasks: Tasks) -> tuple[Ints, Floats]:
+    """Device and start (s) of each task under the even split with the least makespan.
+
+    Fewer, faster devices each do more: all sequences of devices are tried.
+    """
+    arrays = replace(problem.arrays, limit_bytes=tasks.limit_bytes)
+    places = [split.projected() for split in coarse_splits(problem, arrays)]
+    if not places:
+        return fill_schedule(tasks)
+    by_upward_rank = by_rank(tasks, upward_ranks(tasks))
+    start = np.empty(len(by_upward_rank))
+    start[by_upward_rank] = np.arange(len(start))
+    return min(((device, start) for device in places), key=lambda pair: _makespan(tasks, *pair))
+
+
+def fill_schedule(tasks: Tasks) -> tuple[Ints, Floats]:
+    """Fill devices with tasks in order, the fastest first; go on when one is full."""
+    total_s = np.where(np.isfinite(tasks.w), tasks.w, 0.0).sum(axis=0)
+    device = _fill(tasks, np.argsort(total_s, kind="stable"))
+    return device, np.arange(len(device), dtype=float)
+
+
+@numba.njit(cache=True)
+def _fill(tasks: Tasks, sequence: Ints) -> Ints:
+    n, d = tasks.w.shape
+    used, held = np.zeros(d), np.zeros((d, len(tasks.weight_bytes)), dtype=np.int32)
+    of_unit = np.full(len(tasks.own_bytes), -1)
+    device = np.empty(n, dtype=np.int64)
+    current = 0
+    for i in range(n):
+        u = tasks.unit[i]
+        if of_unit[u] < 0:
+            at = -1
+            for k in range(current, d):
+                p = sequence[k]
+                fits = need_bytes(tasks, held, u, p) <= tasks.limit_bytes[p] - used[p]
+                if fits and np.isfinite(tasks.w[i, p]):
+                    at = p
+                    break
+                if not fits and k == current and current < d - 1:
+                    current += 1
+            if at < 0:
+                at = sequence[d - 1]
+            of_unit[u] = at
+            hold(tasks, held, used, u, at, 1)
+        device[i] = of_unit[u]
+    return device
+
+
+SCHEDULES: tuple[Schedule, ...] = (
+    heft_schedule,
+    cpop_schedule,
+    peft_schedule,
+    m_etf_schedule,
+    fill_schedule,
+)
+
+
+def large_algorithms(problem: Problem) -> dict[str, Callable[[Problem], Placement]]:
+    """The algorithms for a large graph; of devices with the same times and memory, one alone."""
+    alone: dict[tuple[bytes, float], str] = {}
+    for d, device in enumerate(problem.costs.devices):
+        times = problem.seconds[:, d].tobytes()
+        alone.setdefault((times, problem.memory_limit_bytes(device)), device)
+    found: dict[str, Callable[[Problem], Placement]] = {
+        f"single_device:{device}": partial(single_device, device=device)
+        for device in alone.values()
+    }
+    found["multilevel"] = multilevel
+    if problem.objective == "latency":
+        found["list_schedules"] = list_schedules
+    return found
