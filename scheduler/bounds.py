@@ -23,11 +23,7 @@ def lower_bound(problem: Problem) -> float:
     load_s = load_bound(problem) * problem.num_micro_batches
     if problem.objective == "latency" or problem.graph.is_sequential:
         load_s = max(load_s, critical_path(problem))
-    if problem.objective == "latency":
-        return load_s
-    if problem.objective == "throughput":
-        return load_s
-    return usd_per_1k(problem, load_s)
+    return usd_per_1k(problem, load_s) if problem.objective == "cost" else load_s
 
 
 def usd_per_1k(problem: Problem, period_s: float) -> float:

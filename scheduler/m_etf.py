@@ -33,7 +33,7 @@ def earliest_task(tasks: Tasks, favourite: Ints, window: int) -> tuple[Ints, Flo
     device, start, finish = np.full(n, -1), np.zeros(n), np.zeros(n)
     data = np.zeros((n, d))
     missing = np.empty(n, dtype=np.int64)
-    ready, num = np.empty(n, dtype=np.int64), 0
+    ready, head, num = np.empty(n, dtype=np.int64), 0, 0
     for i in range(n):
         missing[i] = tasks.ins_start[i + 1] - tasks.ins_start[i]
         if missing[i] == 0:
@@ -41,7 +41,7 @@ def earliest_task(tasks: Tasks, favourite: Ints, window: int) -> tuple[Ints, Flo
             num += 1
     for _ in range(n):
         best, best_end, slot, at = np.inf, np.inf, -1, -1
-        for k in range(min(num, window)):
+        for k in range(head, min(num, head + window)):
             i = ready[k]
             u = tasks.unit[i]
             for p in range(d):
@@ -60,8 +60,8 @@ def earliest_task(tasks: Tasks, favourite: Ints, window: int) -> tuple[Ints, Flo
                     continue
                 best, best_end, slot, at = s, end, k, p
         if at < 0:
-            slot = 0
-            i = ready[0]
+            slot = head
+            i = ready[head]
             at = of_unit[tasks.unit[i]]
             for p in range(d):
                 more = at < 0 or tasks.limit_bytes[p] - used[p] > tasks.limit_bytes[at] - used[at]
@@ -73,9 +73,9 @@ def earliest_task(tasks: Tasks, favourite: Ints, window: int) -> tuple[Ints, Flo
                 best = max(best, finish[tasks.producer[tasks.ins[k]]])
             best_end = best + (tasks.w[i, at] if np.isfinite(tasks.w[i, at]) else 0.0)
         i = ready[slot]
-        for k in range(slot, num - 1):
-            ready[k] = ready[k + 1]
-        num -= 1
+        for k in range(slot, head, -1):
+            ready[k] = ready[k - 1]
+        head += 1
         if of_unit[tasks.unit[i]] < 0:
             of_unit[tasks.unit[i]] = at
             hold(tasks, held, used, tasks.unit[i], at, 1)

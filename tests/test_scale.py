@@ -49,7 +49,7 @@ def test_multilevel_lays_the_backward_pass_beside_the_forward_pass():
     problem = replace(problem, graph=replace(problem.graph, mode="inference"))
     plan = planned(problem, multilevel)
     assert plan.gap < 0.25
-    assert len(plan.stages) < 8 * 16
+    assert len(plan.stages) < 12 * 16
 
 
 def test_list_schedules_never_lose_to_the_fastest_device():
