@@ -18,6 +18,7 @@ from scheduler.heft import heft
 from scheduler.large import LARGE, large_algorithms
 from scheduler.latency_search import latency_search
 from scheduler.m_etf import m_etf
+from scheduler.m_sct import m_sct
 from scheduler.multilevel import multilevel
 from scheduler.peft import peft
 from scheduler.plan import Plan
@@ -39,6 +40,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "cpop": cpop,
     "peft": peft,
     "m_etf": m_etf,
+    "m_sct": m_sct,
     "contiguous": contiguous,
     "multilevel": multilevel,
 }

@@ -14,6 +14,8 @@ from scheduler.cpop import cpop_schedule
 from scheduler.evaluate import finish_plan
 from scheduler.graph import Graph, Tensor
 from scheduler.heft import by_rank, heft_schedule, upward_ranks
+from scheduler.m_etf import m_etf_schedule
+from scheduler.m_sct import favourites, m_sct_schedule
 from scheduler.latency_search import latency_search, simulate
 from scheduler.peft import optimistic_costs, peft_schedule
 from scheduler.plan import cut_runs
@@ -92,6 +94,15 @@ def test_optimistic_costs_of_the_paper():
     ]  # fmt: skip
 
 
+def test_m_sct_keeps_a_device_free_for_the_favourite_child():
+    # o0 -> o1 (3 s) and o0 -> o2 (1 s), a transfer takes 1 s: only w = 4 with x_01 = 0 is least.
+    # m-ETF starts o2 first, as it ends first: 1 + 1 + 3. m-SCT keeps device a for o1: 1 + 3.
+    tasks = tasks_of(literal([[1, 1], [3, 3], [1, 1]], {(0, 1): 1, (0, 2): 1}))
+    assert favourites(tasks).tolist() == [1, -1, -1]
+    assert makespan_of(tasks, m_etf_schedule) == 5
+    assert makespan_of(tasks, m_sct_schedule) == 4
+
+
 @st.composite
 def problems(draw):
     n = draw(st.integers(1, 10))
@@ -123,7 +134,7 @@ def test_list_schedules_and_search_keep_every_rule(problem):
     bound = lower_bound(problem)
     values = {}
     for name, algorithm in {**ALGORITHMS, "search": search}.items():
-        if name not in ("heft", "cpop", "peft", "m_etf", "search"):
+        if name not in ("heft", "cpop", "peft", "m_etf", "m_sct", "search"):
             continue
         plan = finish_plan(problem, name, algorithm(problem), 0.0, bound)
         assert check_plan(problem, plan, stage_timeline(problem, plan.stages)) == []
@@ -157,6 +168,6 @@ def test_memory_keeps_a_device_s_weights_within_its_limit():
     problem = make_problem(
         replace(graph, ops=ops), [[1, 9]] * 3, make_cluster(memory_bytes=1000), objective="latency"
     )
-    for name in ("heft", "cpop", "peft", "m_etf"):
+    for name in ("heft", "cpop", "peft", "m_etf", "m_sct"):
         plan = finish_plan(problem, name, ALGORITHMS[name](problem), 0.0, 0.0)
         assert sorted(plan.placement.values()) == ["a", "a", "b"], name
