@@ -14,9 +14,9 @@ from scheduler.cpop import cpop_schedule
 from scheduler.evaluate import finish_plan
 from scheduler.graph import Graph, Tensor
 from scheduler.heft import by_rank, heft_schedule, upward_ranks
+from scheduler.latency_search import latency_search, simulate
 from scheduler.m_etf import m_etf_schedule
 from scheduler.m_sct import favourites, m_sct_schedule
-from scheduler.latency_search import latency_search, simulate
 from scheduler.peft import optimistic_costs, peft_schedule
 from scheduler.plan import cut_runs
 from scheduler.portfolio import ALGORITHMS
