@@ -9,7 +9,8 @@ from torch import Tensor, fx
 from executor.capture import to_graph
 from executor.op_dims import RESHAPES
 from executor.program import Program
-from scheduler.operator_splits import Cut, Splits, Step, cut_of, sizes, steps
+from scheduler.operator_splits import Step, sizes, steps
+from scheduler.split_rules import Cut, Splits, cut_of
 
 
 def split_program(program: Program, splits: Splits) -> Program:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from math import isfinite
 
 from scheduler.graph import Graph
-from scheduler.operator_splits import Split, Splits, cut_of
 from scheduler.problem import Placement, Problem
+from scheduler.split_rules import Split, Splits, cut_of
 
 
 @dataclass(frozen=True)

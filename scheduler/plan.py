@@ -6,8 +6,8 @@ from typing import Literal, get_args
 
 from hardware.documents import STRICT
 from scheduler.graph import Graph, Phase
-from scheduler.operator_splits import Splits
 from scheduler.problem import Objective, Placement
+from scheduler.split_rules import Splits
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ import numpy as np
 from hardware.errors import InfeasibleError
 from scheduler.costs import CostTable, cost_table
 from scheduler.graph import Graph
-from scheduler.operator_splits import Cut, Split, Splits, cut_of, split_graph, steps
+from scheduler.operator_splits import split_graph, steps
 from scheduler.plan import Plan
 from scheduler.portfolio import Solution, solve
 from scheduler.problem import Problem
+from scheduler.split_rules import Cut, Split, Splits, cut_of
 
 SHARES = (0.3, 0.1, 0.03, 0.01, 0.0)
 """Operators that take at least this share of the plan's time are split together."""

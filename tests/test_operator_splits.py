@@ -10,7 +10,8 @@ from executor.program import Program
 from executor.sources import Model
 from executor.split import cut
 from scheduler.graph import Graph
-from scheduler.operator_splits import Split, cut_of, split_graph
+from scheduler.operator_splits import split_graph
+from scheduler.split_rules import Split, cut_of
 
 
 class Block(torch.nn.Module):

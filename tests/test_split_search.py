@@ -12,9 +12,9 @@ from hardware.catalog import find_instance, instance_cluster
 from scheduler import split_search
 from scheduler.check import check_plan
 from scheduler.costs import cost_table
-from scheduler.operator_splits import Split
 from scheduler.portfolio import solve
 from scheduler.problem import Problem
+from scheduler.split_rules import Split
 from scheduler.split_search import may_split, split_where_it_pays, with_splits
 from simulator.generation import predict_generation
 from simulator.replay import ReplayChoice, replay
