@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from hardware.documents import STRICT
-from simulator.trace import Array, Requests, read_trace
+from simulator.trace import MAX_ROWS, Array, Requests, read_trace
 
 DURATION_S = 600.0
 """Of traffic that says nothing of its duration and is no trace."""
@@ -92,13 +92,18 @@ def draw(traffic: Traffic, rng: np.random.Generator) -> Requests:
     """The requests of one run: drawn, or read from the trace.
 
     Raises:
-        ValueError: the trace cannot be read.
+        ValueError: the trace cannot be read, or the requests are too many to hold.
     """
     if traffic.trace is not None:
         requests = read_trace(Path(traffic.trace))
         return requests.until(traffic.duration_s) if traffic.duration_s else requests
     assert traffic.rate is not None
     duration_s = traffic.duration_s or DURATION_S
+    if traffic.rate * duration_s > MAX_ROWS:
+        raise ValueError(
+            f"traffic: {traffic.rate:g}/s for {duration_s:g} s are {traffic.rate * duration_s:.3g} "
+            f"requests, at most {MAX_ROWS:,} are simulated in a run; shorten duration_s"
+        )
     return Requests(ARRIVALS[traffic.arrivals](traffic, traffic.rate, duration_s, rng), duration_s)
 
 

@@ -53,6 +53,11 @@ def test_the_seed_decides():
     assert (gaps(traffic, 1)[:50] != gaps(traffic, 2)[:50]).any()
 
 
+def test_more_requests_than_fit_are_refused():
+    with pytest.raises(ValueError, match="at most 20,000,000 are simulated in a run; shorten"):
+        draw(Traffic(1e6, duration_s=3600), np.random.default_rng(0))
+
+
 def write(tmp_path, text):
     path = tmp_path / "trace.csv"
     path.write_text(text)

@@ -104,7 +104,10 @@ def test_relief_names_the_change_that_helps():
     small = Serving(1, Batching(4, 0.1))
     overload = study([batches], Traffic(4.5, duration_s=500), small)
     assert overload.queue_growth_per_s > 0
-    assert "twice the largest batch carries the load" in overload.bottleneck
+    assert "one more b carries the load" in overload.bottleneck
+    p95_s = {relief.change: relief.p95_s for relief in overload.relief}
+    assert p95_s["one more b"] < p95_s["twice the largest batch"]
+    assert p95_s["half the largest batch"] is None
     idle = study([constant(1.0)], Traffic(0.1, "deterministic", 100), ONE)
     assert "no change here lowers the p95" in idle.bottleneck
     assert idle.bottleneck.startswith("computing: 100%")
