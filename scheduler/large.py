@@ -10,7 +10,7 @@ import numpy as np
 from scheduler.arrays import Floats, Ints
 from scheduler.cpop import cpop_schedule
 from scheduler.heft import by_rank, heft_schedule, upward_ranks
-from scheduler.latency_search import simulate
+from scheduler.latency_timeline import simulate
 from scheduler.m_etf import m_etf_schedule
 from scheduler.multilevel import coarse_splits, multilevel
 from scheduler.peft import peft_schedule
@@ -34,7 +34,7 @@ def _makespan(tasks: Tasks, device: Ints, start: Floats) -> float:
     n = len(device)
     order = np.lexsort((np.arange(n), start))
     scratch = np.zeros(n), np.zeros(n, dtype=np.int64)
-    return float(simulate(tasks, device, order, np.zeros(n), np.inf, *scratch))
+    return float(simulate(tasks, device, order, np.zeros_like(tasks.w), np.inf, *scratch))
 
 
 def even_split(problem: Problem, tasks: Tasks) -> tuple[Ints, Floats]:

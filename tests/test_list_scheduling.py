@@ -14,7 +14,14 @@ from scheduler.cpop import cpop_schedule
 from scheduler.evaluate import finish_plan
 from scheduler.graph import Graph, Tensor
 from scheduler.heft import by_rank, heft_schedule, upward_ranks
-from scheduler.latency_search import latency_search, simulate
+from scheduler.latency_search import latency_search
+from scheduler.latency_timeline import (
+    media_are_private,
+    run_by_clock,
+    run_in_order,
+    simulate,
+    tails,
+)
 from scheduler.m_etf import m_etf_schedule
 from scheduler.m_sct import favourites, m_sct_schedule
 from scheduler.peft import optimistic_costs, peft_schedule
@@ -155,11 +162,16 @@ def test_the_search_s_simulation_is_the_plan_s_timeline(problem, random):
     placed = dict(
         zip(problem.graph.by_name, (problem.costs.devices[p] for p in device), strict=True)
     )
-    start, cause = np.zeros(n), np.zeros(n, dtype=np.int64)
-    seconds = tasks._replace(w=problem.costs.seconds)
-    value = simulate(seconds, device, np.arange(n), np.zeros(n), np.inf, start, cause)
     spans = stage_timeline(problem, cut_runs(problem.graph, placed))
-    assert value == pytest.approx(makespan(spans))
+    tasks = tasks._replace(w=problem.costs.seconds)
+    runs = [run_by_clock, simulate] + [run_in_order] * media_are_private(tasks)
+    for run in runs:
+        start, cause = np.zeros(n), np.zeros(n, dtype=np.int64)
+        value = run(tasks, device, np.arange(n), np.zeros((n, d)), np.inf, start, cause)
+        assert value == pytest.approx(makespan(spans))
+        # What must still follow each task is never overstated.
+        most_s = value * (1 + 1e-9)
+        assert run(tasks, device, np.arange(n), tails(tasks), most_s, start, cause) == value
 
 
 def test_memory_keeps_a_device_s_weights_within_its_limit():
