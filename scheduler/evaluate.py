@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 from functools import partial
+from math import ceil
 
 import numpy as np
 
@@ -69,12 +70,18 @@ def plan_value(problem: Problem, stages: tuple[Stage, ...], in_flight: int) -> f
 
 
 def in_flight_of(problem: Problem, stages: tuple[Stage, ...]) -> int:
-    """Micro-batches in the pipeline at once; those of one batch where no other follows it."""
+    """Micro-batches in the pipeline at once; those of one batch where no other follows it.
+
+    Twice what keeps the fullest resource busy by Little's law: a micro-batch alone takes at most
+    the sum of all loads, and one leaves in the time of the largest.
+    """
     if problem.trains_in_parts:
         return int(most_waiting(problem, stage_work(problem, stages)).max())
     if len(stages) == 1 or problem.graph.is_sequential:
         return 1
-    most = len(stages) + 1
+    load_s = loads(problem, stages).values()
+    enough = 2 * ceil(sum(load_s) / max(load_s)) + 2 if max(load_s) > 0 else 1
+    most = min(len(stages) + 1, enough)
     return min(most, problem.num_micro_batches) if problem.objective == "latency" else most
 
 

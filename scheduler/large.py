@@ -20,6 +20,14 @@ from scheduler.tasks import Schedule, Tasks, hold, need_bytes, tasks_of, within_
 
 LARGE = 5000
 """Operators above which `auto` runs only what is near linear in them."""
+LARGE_TABLE = 60_000
+"""Operators x devices above which it does so, too."""
+
+
+def is_large(problem: Problem) -> bool:
+    """Whether a problem is too large for a search."""
+    num_ops, num_devices = problem.costs.seconds.shape
+    return num_ops > LARGE or num_ops * num_devices > LARGE_TABLE
 
 
 def list_schedules(problem: Problem) -> Placement:

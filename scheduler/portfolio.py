@@ -15,7 +15,7 @@ from scheduler.contiguous import contiguous
 from scheduler.cpop import cpop
 from scheduler.evaluate import finish_plan, with_bound
 from scheduler.heft import heft
-from scheduler.large import LARGE, large_algorithms
+from scheduler.large import is_large, large_algorithms
 from scheduler.latency_search import latency_search
 from scheduler.m_etf import m_etf
 from scheduler.m_sct import m_sct
@@ -98,19 +98,19 @@ def solve(
     On a tie the plan on fewer devices wins. `auto` spends what is left of `time_limit_s` on
     search and bounds, and stops when the plan is proven optimal; 0 leaves heuristics alone. So do
     the searches of `throughput.SEARCHES`, which start from the best split of an order.
-    Above `LARGE` operators `auto` runs what is near linear in them, and no search.
+    Too large a graph (`large.is_large`) gets no search, but what is near linear in it.
     `tell` is called with the best value and bound of the search, in the objective's unit.
 
     Raises:
         ValueError: there is no such algorithm.
         InfeasibleError: no algorithm found a plan; the message holds every refusal.
     """
-    is_large = len(problem.graph.ops) > LARGE and algorithm == "auto"
-    known = large_algorithms(problem) if is_large else algorithms(problem)
+    many = algorithm == "auto" and is_large(problem)
+    known = large_algorithms(problem) if many else algorithms(problem)
     names = [*throughput.SEARCHES, *known]
     if algorithm not in names:
         raise ValueError(f"unknown algorithm '{algorithm}'{nearest(algorithm, names)}")
-    searches = algorithm in throughput.SEARCHES and not is_large
+    searches = algorithm in throughput.SEARCHES and not many
     if searches and time_limit_s > 0:
         throughput.compile_loops(problem.arrays, algorithm)
     began_s = time.perf_counter()
@@ -125,7 +125,7 @@ def solve(
             plans.append(finish_plan(problem, name, place(problem), started_s, bound))
         except InfeasibleError as refusal:
             refusals[name] = str(refusal)
-    if algorithm == "auto" and not is_large and problem.objective == "latency" and time_limit_s > 0:
+    if algorithm == "auto" and not many and problem.objective == "latency" and time_limit_s > 0:
         try:
             placed = latency_search(problem, began_s + time_limit_s, bound)
             plans.append(finish_plan(problem, "latency_search", placed, began_s, bound))

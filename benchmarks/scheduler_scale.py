@@ -1,0 +1,146 @@
+"""Time, memory and gap of `algorithm: auto` against the size of the graph.
+
+    python -m benchmarks.scheduler_scale [--capture] [--plot FILE.svg]
+
+Decoders of some depth with their training step, on 64 accelerators of two kinds, and the two sizes
+that are promised: 21,000 operators on 16 devices in 20 s, 100,000 on 64 in 60 s and 4 GiB.
+`latency` is one step. `throughput` pipelines forward and backward of many micro-batches, as in
+PipeDream and in the published instances. Times run from the graph to the checked plan: cost table,
+problem, bounds, search, stages, memory. Compiled code is warm: a small graph goes before.
+"""
+
+import argparse
+import resource
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.deep_decoder import cluster_of, decoder
+from scheduler.check import check_plan
+from scheduler.costs import cost_table
+from scheduler.graph import Graph, sharing_weights
+from scheduler.portfolio import solve
+from scheduler.problem import Objective, Problem
+
+OBJECTIVES: tuple[Objective, ...] = ("throughput", "latency")
+LAYERS = (10, 31, 102, 214, 510, 1021)
+"""A layer has 98 operators with its backward pass and optimizer."""
+TIME_LIMIT_S = 20.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One plan: how long it took to find and how good it is."""
+
+    graph: str
+    num_ops: int
+    num_devices: int
+    objective: str
+    seconds: float
+    value_s: float
+    gap: float
+    algorithm: str
+    num_stages: int
+    peak_gib: float
+    check_s: float
+    broken: int
+
+
+def measure(graph: Graph, num_devices: int, objective: Objective) -> Row:
+    """Plan a training graph with `auto`, and check the plan."""
+    colocated = sharing_weights(graph)
+    if objective == "throughput":
+        graph = replace(graph, mode="inference")
+    cluster = cluster_of(num_devices)
+    began_s = time.perf_counter()
+    costs = cost_table(graph, cluster)
+    problem = Problem(graph, cluster, costs, objective, colocated=colocated)
+    plan = solve(problem, time_limit_s=TIME_LIMIT_S).best
+    took_s = time.perf_counter() - began_s
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    began_s = time.perf_counter()
+    broken = check_plan(problem, plan)
+    return Row(
+        graph.name, len(graph.ops), num_devices, objective, took_s, plan.value, plan.gap,
+        plan.algorithm, len(plan.stages), peak, time.perf_counter() - began_s, len(broken),
+    )  # fmt: skip
+
+
+def show(row: Row) -> None:
+    """Print a row of the table."""
+    print(
+        f"| {row.graph} | {row.num_ops:,} | {row.num_devices} | {row.objective} "
+        f"| {row.seconds:.1f} | {row.peak_gib:.2f} | {row.value_s * 1e3:.2f} | {row.gap:.1%} "
+        f"| {row.algorithm} | {row.num_stages:,} | {row.check_s:.1f} | {row.broken} |",
+        flush=True,
+    )
+
+
+def slope(rows: list[Row]) -> float:
+    """Exponent of the least-squares line of log(seconds) over log(operators)."""
+    x, y = (np.log([getattr(row, name) for row in rows]) for name in ("num_ops", "seconds"))
+    return float(np.polyfit(x, y, 1)[0])
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """Time against size, both axes logarithmic."""
+    import altair as alt
+    import pandas as pd
+
+    frame = pd.DataFrame(
+        {"operators": r.num_ops, "seconds": r.seconds, "objective": r.objective} for r in rows
+    )
+    sizes = alt.Scale(type="log", domain=[frame["operators"].min() * 0.8, 130_000])
+    x = alt.X("operators", scale=sizes, axis=alt.Axis(format="~s"))
+    y = alt.Y("seconds", scale=alt.Scale(type="log"), title="seconds to the plan")
+    lines = alt.Chart(frame).mark_line(point=True).encode(x, y, alt.Color("objective"))
+    title = f"auto on 64 devices ({', '.join(_slopes(rows))})"
+    lines.properties(title=title, width=420, height=280).save(str(path))
+
+
+def _slopes(rows: list[Row]) -> list[str]:
+    return [
+        f"{o}: slope {slope([row for row in rows if row.objective == o]):.2f}" for o in OBJECTIVES
+    ]
+
+
+def captured_llama() -> Graph:
+    """The training step of Llama-3-70B as captured."""
+    from ui.scenario import ModelSpec
+    from ui.source import captured
+
+    graph = captured(ModelSpec("zoo:llama-3-70b", 1, "bfloat16", mode="training"))
+    assert isinstance(graph, Graph)
+    return graph
+
+
+def main() -> None:
+    """Print the table and the slopes; draw the plot."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--capture", action="store_true", help="also plan zoo:llama-3-70b")
+    parser.add_argument("--plot", type=Path, help="write the log-log plot here (SVG or PNG)")
+    args = parser.parse_args()
+    for objective in OBJECTIVES:
+        measure(decoder(20, True), 16, objective)
+    print("| graph | operators | devices | objective | s | peak GiB | value ms | gap | algorithm "
+          "| stages | check s | broken rules |")  # fmt: skip
+    print("|---" * 12 + "|")
+    graphs = [captured_llama()] if args.capture else []
+    for graph in [*graphs, decoder(214, True)]:
+        for objective in OBJECTIVES:
+            show(measure(graph, 16, objective))
+    rows = []
+    for num_layers in LAYERS:
+        graph = decoder(num_layers, True)
+        for objective in OBJECTIVES:
+            rows.append(measure(graph, 64, objective))
+            show(rows[-1])
+    print("log-log fit, time over operators: " + "; ".join(_slopes(rows)))
+    if args.plot:
+        draw(rows, args.plot)
+
+
+if __name__ == "__main__":
+    main()
