@@ -87,7 +87,7 @@ def slope(rows: list[Row]) -> float:
 def draw(rows: list[Row], path: Path) -> None:
     """Time against size, both axes logarithmic."""
     import altair as alt
-    import pandas as pd
+    import pandas as pd  # type: ignore[import-untyped]
 
     frame = pd.DataFrame(
         {"operators": r.num_ops, "seconds": r.seconds, "objective": r.objective} for r in rows
