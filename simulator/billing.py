@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hardware.clouds import Cloud
 from hardware.documents import STRICT
@@ -32,10 +32,11 @@ def cost_at_full_load(usd_per_hour: float, throughput_per_s: float, provenance: 
 
 @dataclass(frozen=True)
 class Item:
-    """A line of a bill."""
+    """A line of a bill: for a kind of replica, or for all where `kind` is empty."""
 
     __pydantic_config__ = STRICT
 
+    kind: str
     name: str
     quantity: float
     unit: str
@@ -51,22 +52,27 @@ class Bill:
         finished: requests.
         energy_kwh, carbon_kg: None where not known.
         notes: what the figures rest on, and what is not known.
-        total_usd: the sum of the items.
     """
 
     __pydantic_config__ = STRICT
 
     items: tuple[Item, ...]
+    total_usd: float
     seconds: float
     finished: float
     energy_kwh: float | None = None
     carbon_kg: float | None = None
     notes: tuple[str, ...] = ()
-    total_usd: float = field(init=False)
 
     def __post_init__(self) -> None:
-        """Add up."""
-        object.__setattr__(self, "total_usd", math.fsum(item.usd for item in self.items))
+        """The total is the sum of the items."""
+        if self.total_usd != (sum_usd := math.fsum(item.usd for item in self.items)):
+            raise AssertionError(f"a bill of {self.total_usd} whose items sum to {sum_usd}")
+
+    def usd_per_hour_of(self, kind: str) -> float:
+        """Per hour of the run, for one kind of replica."""
+        usd = math.fsum(item.usd for item in self.items if item.kind == kind)
+        return usd / self.seconds * HOUR_S if self.seconds else 0.0
 
     @property
     def cost(self) -> Cost:
@@ -124,13 +130,22 @@ def charges(run: Served) -> tuple[Item, ...]:
 
 def bill(runs: Sequence[tuple[Item, ...]], seconds: float, finished: float) -> Bill:
     """The mean of the charges of several runs, each of `seconds` and with `finished` requests."""
-    sums: dict[tuple[str, str], tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
+    lines: dict[tuple[str, str, str], list[Item]] = defaultdict(list)
     for item in (item for items in runs for item in items):
-        quantity, usd = sums[item.name, item.unit]
-        sums[item.name, item.unit] = quantity + item.quantity, usd + item.usd
+        lines[item.kind, item.name, item.unit].append(item)
     num = len(runs)
-    items = tuple(Item(name, q / num, unit, usd / num) for (name, unit), (q, usd) in sums.items())
-    return Bill(items, seconds, finished, _total(items, "kWh"), _total(items, "kg CO2e"))
+    items = tuple(
+        Item(
+            kind,
+            name,
+            math.fsum(item.quantity for item in line) / num,
+            unit,
+            math.fsum(item.usd for item in line) / num,
+        )
+        for (kind, name, unit), line in lines.items()
+    )
+    total_usd = math.fsum(item.usd for item in items)
+    return Bill(items, total_usd, seconds, finished, _total(items, "kWh"), _total(items, "kg CO2e"))
 
 
 def _total(items: Sequence[Item], unit: str) -> float | None:
@@ -142,11 +157,11 @@ def _rent(name: str, rentals: list[Rental], tariff: Tariff, duration_s: float) -
     """Rent by market: of machines that boot, of those that serve, and what rounding adds."""
     if tariff.market == "reserved":
         num = sum(rental.booked_s == 0 for rental in rentals)
-        yield _hours(f"{name}, reserved", num * duration_s, _price(name, tariff, "reserved"))
+        yield _hours(name, "reserved", num * duration_s, _price(name, tariff, "reserved"))
         beyond_s = hours_beyond(rentals, num)
         if beyond_s > 0:
             price = _price(name, tariff, "on_demand")
-            yield _hours(f"{name}, on demand beyond the reserved", beyond_s, price)
+            yield _hours(name, "on demand beyond the reserved", beyond_s, price)
         return
     for market in dict.fromkeys(rental.market or tariff.market for rental in rentals):
         price = _price(name, tariff, market)
@@ -154,18 +169,21 @@ def _rent(name: str, rentals: list[Rental], tariff: Tariff, duration_s: float) -
         booting_s = math.fsum((r.end_s if r.up_s is None else r.up_s) - r.booked_s for r in chosen)
         used_s = math.fsum(r.end_s - r.booked_s for r in chosen)
         charged_s = math.fsum(billed_s(r, tariff.cloud) for r in chosen)
-        words = f"{name}, {market.replace('_', ' ')}"
-        yield _hours(f"{words}, serving", used_s - booting_s, price)
+        words = market.replace("_", " ")
+        yield _hours(name, f"{words}, serving", used_s - booting_s, price)
         if booting_s:
-            yield _hours(f"{words}, booting", booting_s, price)
+            yield _hours(name, f"{words}, booting", booting_s, price)
         if abs(charged_s - used_s) > 1e-9:
             yield _hours(
-                f"{words}, rounding, minimum and free spot hours", charged_s - used_s, price
+                name,
+                f"{words}, rounding, minimum and free spot hours",
+                charged_s - used_s,
+                price,
             )
 
 
-def _hours(name: str, seconds: float, usd_per_hour: float) -> Item:
-    return Item(name, seconds / HOUR_S, "h", seconds / HOUR_S * usd_per_hour)
+def _hours(kind: str, name: str, seconds: float, usd_per_hour: float) -> Item:
+    return Item(kind, name, seconds / HOUR_S, "h", seconds / HOUR_S * usd_per_hour)
 
 
 def _price(name: str, tariff: Tariff, market: str) -> float:
@@ -199,9 +217,9 @@ def _energy(name: str, rentals: list[Rental], tariff: Tariff, busy_s: float) -> 
     rented_s = math.fsum(rental.end_s - rental.booked_s for rental in rentals)
     joules = power.idle_w * rented_s + (power.busy_w - power.idle_w) * busy_s
     kwh = tariff.pue * joules / JOULES_PER_KWH
-    yield Item(f"{name}, energy", kwh, "kWh", kwh * tariff.usd_per_kwh)
+    yield Item(name, "energy", kwh, "kWh", kwh * tariff.usd_per_kwh)
     if not isinstance(tariff.g_per_kwh, str):
-        yield Item(f"{name}, carbon", kwh * tariff.g_per_kwh / 1000, "kg CO2e", 0.0)
+        yield Item(name, "carbon", kwh * tariff.g_per_kwh / 1000, "kg CO2e", 0.0)
 
 
 def _bytes(run: Served, tariff: Tariff) -> Iterator[Item]:
@@ -211,8 +229,8 @@ def _bytes(run: Served, tariff: Tariff) -> Iterator[Item]:
     if tariff.internet_bytes:
         out = finished * tariff.internet_bytes
         usd = tariff.cloud.internet_usd(out, run.duration_s)
-        yield Item("bytes to the internet", out / 1e9, "GB", usd)
+        yield Item("", "bytes to the internet", out / 1e9, "GB", usd)
     if tariff.zone_bytes:
         crossed = finished * tariff.zone_bytes
         usd = crossed * tariff.cloud.zone_usd_per_byte
-        yield Item("bytes between zones", crossed / 1e9, "GB", usd)
+        yield Item("", "bytes between zones", crossed / 1e9, "GB", usd)

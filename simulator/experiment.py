@@ -61,11 +61,11 @@ def experiment(
     try:
         for own in rng.spawn(num_runs(fleet, traffic, serving, actors)):
             requests = draw(traffic, own)
-            if not runs and not actors and not serving.limits.shed_load:
+            if not runs and not serving.limits.shed_load:
                 rate = requests.rate if traffic.rate is None else traffic.rate
-                growth = growth_per_s(fleet, serving, rate)
+                growth = growth_per_s(largest(fleet, serving), serving, rate)
                 if growth >= 0:
-                    return overloaded(growth, rate, fleet, serving, traffic.slo)
+                    return overloaded(growth, rate, largest(fleet, serving), serving, traffic.slo)
             runs.append(measure(engine(fleet, requests, serving, own), traffic.slo))
             if runs[-1].interrupted:
                 break
@@ -74,6 +74,12 @@ def experiment(
             raise
         runs[-1] = replace(runs[-1], interrupted=True)
     return summarize(runs, fleet, traffic.slo)
+
+
+def largest(fleet: Sequence[Replica], serving: Serving) -> Sequence[Replica]:
+    """The fleet as large as autoscaling makes it; further replicas take its kinds in turn."""
+    auto = serving.autoscaling
+    return [fleet[i % len(fleet)] for i in range(max(len(fleet), auto.max if auto else 0))]
 
 
 def num_runs(

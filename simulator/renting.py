@@ -5,7 +5,7 @@ machine | rented, boots, loads | serves                    | drains |
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,12 +22,12 @@ from simulator.spot import Recorded, Renewal
 
 @dataclass(frozen=True)
 class Conditions:
-    """Under what a fleet's machines are rented.
+    """Under what machines of one kind are rented.
 
     Attributes:
         failures, spot: when their hardware is not there; None: it always is.
         notice_s: warning before a spot machine is taken back.
-        on_demand: replicas, the first, that are not spot.
+        on_demand: machines, the first, that are not spot.
         notes: where the figures come from.
     """
 
@@ -36,11 +36,10 @@ class Conditions:
     spot: Renewal | Recorded | None = None
     notice_s: float = 0.0
     on_demand: int = 0
-    autoscaling: Autoscaling | None = None
     notes: tuple[str, ...] = field(default=())
 
     def outages(self, num_slots: int, until_s: float, rng: np.random.Generator) -> Outages:
-        """When the hardware behind each slot of the fleet is not there."""
+        """When the hardware behind each slot is not there."""
         found: Outages = ((),) * num_slots
         if self.failures is not None:
             found = self.failures.outages(num_slots, until_s, rng)
@@ -51,15 +50,15 @@ class Conditions:
         return found
 
 
-def operate(conditions: Conditions) -> Actor:
-    """What the conditions do to a fleet while it serves."""
+def operate(conditions: Mapping[str, Conditions], autoscaling: Autoscaling | None = None) -> Actor:
+    """What happens to a fleet while it serves; `conditions` by the name of its replicas."""
 
     def actor(fleet: Fleet) -> Process:
-        renting = Renting(fleet, conditions)
-        for slot, outages in enumerate(renting.outages):
+        renting = Renting(fleet, conditions, autoscaling.max if autoscaling else 0)
+        for slot, outages in renting.outages.items():
             fleet.env.process(renting.weather(slot, outages))
-        if conditions.autoscaling is not None:
-            yield from renting.control(conditions.autoscaling)
+        if autoscaling is not None:
+            yield from renting.control(autoscaling)
         yield fleet.env.timeout(0)
 
     return actor
@@ -69,18 +68,23 @@ class Renting:
     """A fleet's machines, each in a slot: a place in a market, which one machine fills at a time.
 
     Attributes:
+        kinds: replica of each slot; slots beyond the fleet of the start take its kinds in turn.
         held: the machine of each slot that has one.
         out: slots where no machine is to be had.
         wanted: machines that should serve.
     """
 
-    def __init__(self, fleet: Fleet, conditions: Conditions) -> None:
-        self.fleet, self.conditions = fleet, conditions
-        self.kinds = [server.replica for server in fleet.servers]
-        self.wanted = len(self.kinds)
-        auto = conditions.autoscaling
-        num_slots = max(self.wanted, auto.max if auto else 0)
-        self.outages = conditions.outages(num_slots, fleet.duration_s, fleet.rng)
+    def __init__(
+        self, fleet: Fleet, conditions: Mapping[str, Conditions], num_slots: int = 0
+    ) -> None:
+        self.fleet = fleet
+        self.wanted = len(fleet.servers)
+        start = [server.replica for server in fleet.servers]
+        num_slots = max(self.wanted, num_slots)
+        self.kinds = [start[slot % len(start)] for slot in range(num_slots)]
+        self.conditions = [conditions[kind.name] for kind in self.kinds]
+        self.spot_slots: set[int] = set()
+        self.outages = dict(self._outages(conditions))
         self.held: dict[int, Machine] = {}
         self.out: set[int] = set()
         self.changed_s = -math.inf
@@ -88,11 +92,21 @@ class Renting:
         for slot, server in enumerate(fleet.servers):
             self._book(slot).server = server
 
+    def _outages(
+        self, conditions: Mapping[str, Conditions]
+    ) -> Iterator[tuple[int, tuple[Outage, ...]]]:
+        """Outages of every slot, kind by kind."""
+        for name, own in conditions.items():
+            slots = [slot for slot, kind in enumerate(self.kinds) if kind.name == name]
+            found = own.outages(len(slots), self.fleet.duration_s, self.fleet.rng)
+            yield from zip(slots, found, strict=True)
+            if own.spot is not None:
+                self.spot_slots.update(slots[own.on_demand :])
+
     def _book(self, slot: int) -> Machine:
-        is_spot = self.conditions.spot is not None and slot >= self.conditions.on_demand
-        kind = self.kinds[slot % len(self.kinds)]
-        other = "" if self.conditions.spot is None else "on_demand"
-        machine = Machine(kind, "spot" if is_spot else other, self.fleet.env.now)
+        market = "" if self.conditions[slot].spot is None else "on_demand"
+        market = "spot" if slot in self.spot_slots else market
+        machine = Machine(self.kinds[slot], market, self.fleet.env.now)
         self.held[slot] = machine
         self.fleet.machines.append(machine)
         return machine
@@ -106,16 +120,16 @@ class Renting:
             if len(staying) >= self.wanted:
                 break
             staying[slot] = self._book(slot)
-            self._boot(staying[slot])
+            self._boot(slot, staying[slot])
         while len(staying) > self.wanted:
             slot = max(staying, key=lambda s: (staying[s].server is None, s))
             self._give_back(staying.pop(slot))
 
     def _free(self) -> Iterator[int]:
-        return (s for s in range(len(self.outages)) if s not in self.held and s not in self.out)
+        return (s for s in range(len(self.kinds)) if s not in self.held and s not in self.out)
 
-    def _boot(self, machine: Machine) -> None:
-        seconds = self.conditions.start_up.draw(self.fleet.rng)
+    def _boot(self, slot: int, machine: Machine) -> None:
+        seconds = self.conditions[slot].start_up.draw(self.fleet.rng)
 
         def ready(event: object) -> None:
             if not machine.leaving and machine.end_s == math.inf:
@@ -132,7 +146,7 @@ class Renting:
 
     def weather(self, slot: int, outages: tuple[Outage, ...]) -> Process:
         """Let the outages of one slot come and go."""
-        env, notice_s = self.fleet.env, self.conditions.notice_s
+        env, notice_s = self.fleet.env, self.conditions[slot].notice_s
         for outage in outages:
             if outage.cause == "preempted":
                 yield env.timeout(max(0.0, outage.down_s - notice_s - env.now))

@@ -131,7 +131,7 @@ def summarize(
     usd_per_hour = None if None in prices else math.fsum(p for p in prices if p is not None)
     paid = _bill(runs, replicas)
     if paid is not None and usd_per_hour is not None:
-        usd_per_hour = paid.cost.usd_per_hour
+        usd_per_hour, kinds = paid.cost.usd_per_hour, _as_billed(kinds, paid)
     per_s = totals["finished"] / seconds if seconds else 0.0
     priced = usd_per_hour is not None and per_s > 0
     within = sum(run.within for run in runs)
@@ -157,6 +157,11 @@ def summarize(
         upkeep=mean_upkeep([run.upkeep for run in runs], seconds),
         bill=paid,
     )
+
+
+def _as_billed(kinds: Sequence[Kind], paid: Bill) -> tuple[Kind, ...]:
+    """The kinds at what they are charged for, bytes left out."""
+    return tuple(replace(kind, usd_per_hour=paid.usd_per_hour_of(kind.name)) for kind in kinds)
 
 
 def _bill(runs: Sequence[RunFigures], replicas: Sequence[Replica]) -> Bill | None:

@@ -31,10 +31,11 @@ ONE_SECOND = Replica("r", ServiceTimes((1,), (1.0,), (1.0,)))
 ONE_BY_ONE = Serving(batch=Batching(1, 0))
 
 
-def run(num_replicas, traffic, conditions, serving=ONE_BY_ONE, seed=1):
+def run(num_replicas, traffic, conditions, serving=ONE_BY_ONE, auto=None, seed=1):
     rng = np.random.default_rng(seed)
     replicas = [ONE_SECOND] * num_replicas
-    return serve(replicas, draw(traffic, rng), serving, rng, (operate(conditions),))
+    actors = (operate({"r": conditions}, auto),)
+    return serve(replicas, draw(traffic, rng), serving, rng, actors)
 
 
 def up_s(served):
@@ -85,7 +86,7 @@ def test_a_request_that_is_lost_too_often_is_rejected_then():
     rng = np.random.default_rng(0)
     requests = draw(Traffic(rate=0.01, arrivals="deterministic", duration_s=140), rng)
     trace = Recorded(np.arange(100.0, 140.0), np.arange(1, 41) % 2)
-    served = serve([slow], requests, serving, rng, (operate(Conditions(spot=trace)),))
+    served = serve([slow], requests, serving, rng, (operate({"slow": Conditions(spot=trace)}),))
     assert served.state.tolist() == [REJECTED]
     assert served.retries == 2
     assert served.end_s[0] > 100
@@ -97,7 +98,7 @@ def test_a_warned_machine_drains_while_another_boots():
     auto = Autoscaling(max=2, min=1, policy="schedule", schedule=(Step(0, 1),))
     steady = Traffic(rate=0.5, arrivals="deterministic", duration_s=200)
     # one wanted, two to be had: slot 0 stays, so the warning of slot 1 changes nothing
-    served = run(1, steady, Conditions(conditions.start_up, spot=trace, autoscaling=auto))
+    served = run(1, steady, Conditions(conditions.start_up, spot=trace), auto=auto)
     assert len(served.rentals) == 1
     gone = Recorded(np.array([0.0, 100.0, 300.0]), np.array([1, 0, 1]))
     served = run(1, steady, Conditions(conditions.start_up, spot=gone, notice_s=40))
@@ -135,7 +136,7 @@ def test_autoscaling_reaches_the_target_utilization_under_constant_load(rate, ta
     """busy = rate * 1 s, so ceil(rate / target) replicas serve, give or take the noise."""
     auto = Autoscaling(max=60, target=target, interval_s=300, cooldown_s=1500)
     traffic = Traffic(rate=rate, duration_s=15_000)
-    served = run(1, traffic, Conditions(StartUp(((0.5, 30.0),)), autoscaling=auto))
+    served = run(1, traffic, Conditions(StartUp(((0.5, 30.0),))), auto=auto)
     late = served.batches.start_s > 5000
     busy = served.busy_within()[late].sum() / 10_000
     up = sum(max(0.0, s.end_s - max(s.start_s, 5000)) for s in served.servers) / 10_000
@@ -160,7 +161,7 @@ def test_replicas_are_given_back_no_sooner_than_the_cooldown_allows():
     auto = Autoscaling(
         max=5, policy="schedule", schedule=steps, interval_s=10, cooldown_s=100, delay_s=3
     )
-    served = run(1, Traffic(rate=0.01, duration_s=400), Conditions(autoscaling=auto))
+    served = run(1, Traffic(rate=0.01, duration_s=400), Conditions(), auto=auto)
     given_back = [r for r in served.rentals if r.ended_by == "given_back"]
     assert [r.booked_s for r in given_back] == [53.0] * 4
     assert {r.end_s for r in given_back} == {153.0}
@@ -173,10 +174,11 @@ def test_a_same_seed_gives_the_same_run():
         Renewal(3000, 500),
         notice_s=30,
         on_demand=1,
-        autoscaling=Autoscaling(max=12, target=0.6),
     )
+    auto = Autoscaling(max=12, target=0.6)
     first, second, other = (
-        run(4, Traffic(rate=4, duration_s=2500), conditions, seed=seed) for seed in (7, 7, 8)
+        run(4, Traffic(rate=4, duration_s=2500), conditions, auto=auto, seed=seed)
+        for seed in (7, 7, 8)
     )
     assert first.rentals == second.rentals
     assert np.array_equal(first.end_s, second.end_s, equal_nan=True)
@@ -186,13 +188,11 @@ def test_a_same_seed_gives_the_same_run():
 
 @pytest.mark.parametrize("routing", ["round_robin", "shortest_queue", "shared_queue", "fastest"])
 def test_no_request_vanishes_whatever_befalls_the_fleet(routing):
-    conditions = Conditions(
-        StartUp(((0.5, 20.0),)), Failures(300, 50), Renewal(200, 40), 30, 0, Autoscaling(max=8)
-    )
+    conditions = Conditions(StartUp(((0.5, 20.0),)), Failures(300, 50), Renewal(200, 40), 30)
     serving = Serving(
         batch=Batching(4, 0.1), routing=routing, limits=Limits(timeout_s=60, retries=0)
     )
-    served = run(3, Traffic(rate=2, duration_s=3000), conditions, serving)
+    served = run(3, Traffic(rate=2, duration_s=3000), conditions, serving, Autoscaling(max=8))
     counts = dict(served.requests)
     assert counts.pop("arrived") == sum(counts.values())
     assert counts["rejected"] > 0

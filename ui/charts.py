@@ -162,6 +162,7 @@ def serving_chart(series: Mapping[str, Sequence[float]]) -> Chart:
     panels = {
         "arrivals_per_s": ("requests per second", "arrivals"),
         "waiting": ("requests", "waiting"),
+        "machines_rented": ("servers", "rented"),
         "servers_up": ("servers", "up"),
         "servers_busy": ("servers", "busy"),
     }

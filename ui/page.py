@@ -13,6 +13,7 @@ from scheduler.timeline import Span
 from simulator.whatif import Outcome
 from ui.charts import cost_chart, graph_chart, serving_chart, timeline_chart
 from ui.prepare import Prepared
+from ui.terminal_serving import bill_rows
 
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:960px;margin:2rem auto;padding:0 1rem;color:#222}
@@ -147,7 +148,30 @@ def _serving(serving: dict[str, Any] | None) -> str:
         ])  # fmt: skip
     note = f"<p>{'<br>'.join(map(escape, lines))}</p><p class=note>{escape(serving['method'])}</p>"
     tables = (_table(part) for part in (rows, changes) if len(part) > 1)
-    return f"<h2>Under traffic</h2>{note}{''.join(tables)}"
+    return f"<h2>Under traffic</h2>{note}{''.join(tables)}{_bill(serving)}"
+
+
+def _bill(serving: dict[str, Any]) -> str:
+    """What became of the machines, and what they cost."""
+    upkeep, bill = serving["upkeep"], serving["bill"]
+    parts = []
+    if upkeep and upkeep["notes"]:
+        words = (
+            f"{upkeep['machines']:.3g} machines rented in a run, {upkeep['rented']:.3g} at a time; "
+            f"{upkeep['given_back']:.3g} given back, {upkeep['failed']:.3g} failed, "
+            f"{upkeep['preempted']:.3g} taken back; {serving['retries']:,} requests sent again."
+        )
+        if upkeep["boot_s"]:
+            spans = [f"{q} {format_seconds(upkeep['boot_s'][q])}" for q in ("p50", "p90", "p99")]
+            words += f" Until a new one serves: {', '.join(spans)}."
+        notes = "<br>".join(map(escape, upkeep["notes"]))
+        parts += [f"<h2>Machines</h2><p>{words}</p><p class=note>{notes}</p>"]
+    if bill:
+        notes = "<br>".join(map(escape, bill["notes"]))
+        rows = [["", "item", "quantity", "USD"], *bill_rows(bill)]
+        title = f"<h2>The bill for {format_seconds(bill['seconds'])}, mean of the runs</h2>"
+        parts += [title, _table(rows), f"<p class=note>{notes}</p>"]
+    return "".join(parts)
 
 
 def _what_if(rows: list[dict[str, Any]]) -> str:

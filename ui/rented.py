@@ -74,15 +74,21 @@ def rent(scenario: Scenario) -> tuple[float | None, str]:
         ValueError: the catalog has no price for an instance as asked.
     """
     choice = scenario.prices
-    if choice.usd_per_hour is not None:
-        return choice.usd_per_hour, "prices.usd_per_hour of the scenario"
+    given = choice.usd_per_hour, "prices.usd_per_hour of the scenario"
     if isinstance(scenario.hardware, Rented):
         book = load_prices()
-        prices = [
-            book.find(n, choice.market, choice.region, choice.as_of)
-            for n in scenario.hardware.instances
-        ]
+        try:
+            prices = [
+                book.find(n, choice.market, choice.region, choice.as_of)
+                for n in scenario.hardware.instances
+            ]
+        except ValueError:
+            if choice.usd_per_hour is None:
+                raise
+            return given
         return sum(price.usd_per_hour for price in prices), "; ".join(map(str, prices))
+    if choice.usd_per_hour is not None:
+        return given
     return None, "this machine has no price; set prices.usd_per_hour"
 
 

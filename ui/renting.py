@@ -1,5 +1,6 @@
 """Under what a scenario's replicas are rented, and what they are charged for."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from hardware.catalog import find_instance, find_link, load_prices
@@ -10,11 +11,8 @@ from hardware.clouds import (
     load_clouds,
     load_grids,
 )
-from hardware.cluster import Cluster
-from hardware.power import machine_power
+from hardware.power import Power
 from hardware.prices import Market
-from scheduler.graph import Graph
-from scheduler.report import Report
 from simulator.boot import AT_ONCE, Boot, StartUp, start_up
 from simulator.renting import Conditions
 from simulator.spot import Recorded, Renewal, Spot, read_availability
@@ -43,8 +41,8 @@ def region_of(scenario: Scenario) -> str | None:
     return load_prices().find(instances[0], market, None, choice.as_of).region
 
 
-def tariff_of(scenario: Scenario, cluster: Cluster, predicted: Report) -> Tariff:
-    """What a replica is charged for; its devices work as the plan's prediction has them.
+def tariff_of(scenario: Scenario, power: Power | str = "a service has no machine") -> Tariff:
+    """What a replica on a scenario's hardware is charged for.
 
     Raises:
         ValueError: the catalog has no price as asked.
@@ -63,7 +61,7 @@ def tariff_of(scenario: Scenario, cluster: Cluster, predicted: Report) -> Tariff
         choice.market,
         prices,
         cloud,
-        machine_power(cluster.devices, predicted.utilization),
+        power,
         pue,
         _carbon(scenario),
         choice.usd_per_kwh,
@@ -95,8 +93,18 @@ def _carbon(scenario: Scenario) -> float | str:
     return grid.g_per_kwh[region]
 
 
-def conditions_of(scenario: Scenario, graph: Graph) -> Conditions | None:
-    """When a scenario's replicas boot, break and are taken back; None where all just stay.
+def comes_and_goes(scenario: Scenario) -> bool:
+    """Whether replicas come or go while the scenario is served."""
+    serving = scenario.serving
+    return bool(serving.failures or serving.autoscaling) or scenario.prices.market == "spot"
+
+
+def conditions_of(scenario: Scenario, load_bytes: float) -> Conditions:
+    """When replicas on a scenario's hardware boot, break and are taken back.
+
+    Args:
+        scenario: with the hardware of one kind of replica.
+        load_bytes: of the model, which a new replica loads.
 
     Raises:
         ValueError: a figure that is asked for is not known.
@@ -104,35 +112,34 @@ def conditions_of(scenario: Scenario, graph: Graph) -> Conditions | None:
     serving, market = scenario.serving, scenario.prices.market
     if serving.spot is not None and market != "spot":
         raise ValueError(f"serving.spot needs prices.market: spot, got {market}")
-    is_spot = market == "spot"
-    if not (serving.failures or serving.autoscaling or is_spot):
-        return None
-    boot, notes = _start_up(scenario, graph)
-    spot, origin = _spot(scenario, serving.spot or Spot()) if is_spot else (None, "")
-    cloud = load_clouds().get(cloud_of(scenario) or "")
-    chosen = serving.spot or Spot()
-    notice_s = chosen.notice_s if chosen.notice_s is not None else cloud and cloud.spot_notice_s
-    if spot is not None and notice_s is None:
-        raise ValueError("serving.spot: no cloud says how long the notice is; set notice_s")
-    return Conditions(
-        boot,
-        serving.failures,
-        spot,
-        notice_s or 0.0,
-        chosen.on_demand,
-        serving.autoscaling,
-        tuple(note for note in (notes, origin) if note),
-    )
+    boot, origin = _start_up(scenario, load_bytes)
+    plain = Conditions(boot, serving.failures, notes=(origin,))
+    if market != "spot":
+        return plain
+    try:
+        spot, origin = _spot(scenario, serving.spot or Spot())
+    except ValueError as unknown:
+        if serving.spot is not None:
+            raise
+        return replace(plain, notes=(*plain.notes, f"never taken back: {unknown}"))
+    chosen, cloud = serving.spot or Spot(), load_clouds().get(cloud_of(scenario) or "")
+    notice_s = chosen.notice_s
+    if notice_s is None:
+        if cloud is None:
+            raise ValueError("serving.spot: no cloud says how long the notice is; set notice_s")
+        notice_s = cloud.spot_notice_s
+    notes = (*plain.notes, f"{origin}; {notice_s:g} s notice")
+    return replace(plain, spot=spot, notice_s=notice_s, on_demand=chosen.on_demand, notes=notes)
 
 
-def _start_up(scenario: Scenario, graph: Graph) -> tuple[StartUp, str]:
+def _start_up(scenario: Scenario, load_bytes: float) -> tuple[StartUp, str]:
     boot, cloud = scenario.serving.boot, cloud_of(scenario)
     if boot is None and cloud is None:
         return AT_ONCE, "new replicas serve at once; serving.boot says otherwise"
     rates = [_load_rate(name) for name in instances_of(scenario)]
     known = [rate for rate in rates if rate is not None]
     rate = min(known) if known else None
-    found = start_up(boot or Boot(), cloud, graph.totals()["param_bytes"], rate)
+    found = start_up(boot or Boot(), cloud, load_bytes, rate)
     return found, found.provenance
 
 

@@ -146,8 +146,7 @@ class PriceChoice:
     """Which prices apply: those taken by `as_of` (ISO date), in a market and region.
 
     Attributes:
-        usd_per_hour: of the hardware, in place of the catalog's price; of this machine, which no
-            catalog lists.
+        usd_per_hour: of hardware that the catalog has no such price of, and of this machine.
         internet_bytes: of every request and its answer, those that leave the cloud.
         zone_bytes: those that go from one zone to another.
         usd_per_kwh: of energy that is not in the rent.

@@ -24,6 +24,8 @@ def show_serving(serving: dict[str, Any], traffic: str) -> None:
         _show_times(serving, traffic)
     _show_figures(serving)
     _show_servers(serving)
+    _show_upkeep(serving["upkeep"])
+    _show_bill(serving["bill"])
     _show_series(serving["series"])
     _show_relief(serving)
 
@@ -83,11 +85,54 @@ def _show_servers(serving: dict[str, Any]) -> None:
         table("Servers", columns, rows)
 
 
+def _show_upkeep(upkeep: dict[str, Any] | None) -> None:
+    """Machines that came and went; nothing where all stayed."""
+    if not upkeep or not upkeep["notes"]:
+        return
+    rows = [
+        [word, f"{upkeep[key]:.3g}"]
+        for word, key in (
+            ("rented in a run", "machines"),
+            ("rented at a time", "rented"),
+            ("given back", "given_back"),
+            ("failed", "failed"),
+            ("taken back", "preempted"),
+        )
+    ]
+    if boots := upkeep["boot_s"]:
+        spans = [f"{q} {format_seconds(boots[q])}" for q in ("mean", "p50", "p90", "p99")]
+        rows.append(["until a new one serves", ", ".join(spans)])
+    table("Machines", ["", "mean of the runs"], rows)
+    for note in upkeep["notes"]:
+        out.print(note, style="dim")
+    out.print()
+
+
+def _show_bill(bill: dict[str, Any] | None) -> None:
+    if not bill:
+        return
+    columns = ["bill", "", "quantity", "USD"]
+    table(f"For {format_seconds(bill['seconds'])}", columns, bill_rows(bill))
+    for note in bill["notes"]:
+        out.print(note, style="dim")
+    out.print()
+
+
+def bill_rows(bill: dict[str, Any]) -> list[list[str]]:
+    """A line per item, and their sum."""
+    rows = [
+        [item["kind"], item["name"], f"{item['quantity']:.4g} {item['unit']}", f"{item['usd']:.4f}"]
+        for item in bill["items"]
+    ]
+    return [*rows, ["", "total", "", f"{bill['total_usd']:.4f}"]]
+
+
 def _show_series(series: dict[str, list[float]]) -> None:
     if not series:
         return
     units = {
-        "arrivals_per_s": "arrivals/s", "waiting": "requests waiting", "servers_up": "servers up",
+        "arrivals_per_s": "arrivals/s", "waiting": "requests waiting",
+        "machines_rented": "machines rented", "servers_up": "servers up",
         "servers_busy": "servers busy",
     }  # fmt: skip
     rows = [

@@ -2,13 +2,18 @@
 
 from dataclasses import replace
 
+from hardware.power import machine_power
+from scheduler.portfolio import solve
 from simulator.experiment import study
+from simulator.renting import Conditions, operate
+from simulator.replay import replay
 from simulator.service import service_times as times_of_service
 from simulator.serving import Replica, Serving
 from simulator.serving_report import ServingReport
 from simulator.whatif import service_times
 from ui.prepare import Prepared, Steps, prepare_anywhere
 from ui.rented import hardware_name, rent
+from ui.renting import comes_and_goes, conditions_of, tariff_of
 from ui.scenario import Scenario
 
 
@@ -21,14 +26,28 @@ def serve_traffic(scenario: Scenario, prepared: Prepared | None, steps: Steps) -
     if scenario.traffic is None:
         raise ValueError("traffic: the scenario has none")
     rules = _rules(scenario)
-    fleet = [one_server(scenario, prepared)] * rules.replicas
+    server = one_server(scenario, prepared)
+    fleet, conditions = [server] * rules.replicas, {server.name: _conditions(scenario, prepared)}
     for part in scenario.fleet:
         if prepared is None:
             raise ValueError("fleet: a service runs on no hardware; leave fleet out")
         other = replace(scenario, hardware=part.hardware, fleet=())
-        fleet += [one_server(other, prepare_anywhere(other, steps))] * part.replicas
+        elsewhere = prepare_anywhere(other, steps)
+        server = one_server(other, elsewhere)
+        fleet += [server] * part.replicas
+        conditions[server.name] = _conditions(other, elsewhere)
+    actors = [operate(conditions, rules.autoscaling)] if comes_and_goes(scenario) else []
     with steps("Serving the traffic"):
-        return study(fleet, scenario.traffic, rules)
+        report = study(fleet, scenario.traffic, rules, actors)
+    if not actors or report.upkeep is None:
+        return report
+    notes = dict.fromkeys(note for one in conditions.values() for note in one.notes)
+    return replace(report, upkeep=replace(report.upkeep, notes=tuple(notes)))
+
+
+def _conditions(scenario: Scenario, prepared: Prepared | None) -> Conditions:
+    load_bytes = prepared.graph.totals()["param_bytes"] if prepared else 0.0
+    return conditions_of(scenario, load_bytes)
 
 
 def one_server(scenario: Scenario, prepared: Prepared | None) -> Replica:
@@ -42,7 +61,8 @@ def one_server(scenario: Scenario, prepared: Prepared | None) -> Replica:
         kind, mean_s = scenario.model.source.partition(":")[2], scenario.model.mean_s
         assert mean_s is not None
         times = times_of_service(kind, mean_s, scenario.model.cv)
-        return Replica(scenario.model.source, times, usd_per_hour, provenance)
+        tariff = tariff_of(scenario)
+        return Replica(scenario.model.source, times, usd_per_hour, provenance, tariff)
     problem = prepared.problem
     if problem.graph.mode != "inference":
         raise ValueError(
@@ -51,7 +71,10 @@ def one_server(scenario: Scenario, prepared: Prepared | None) -> Replica:
         )
     largest = scenario.serving.batch.max or scenario.model.batch
     times = service_times(problem.graph, problem.cluster, 2 * largest, problem.costs)
-    return Replica(hardware_name(scenario), times, usd_per_hour, provenance)
+    best = prepared.solution.best if prepared.solution else solve(problem).best
+    power = machine_power(problem.cluster.devices, replay(problem, best).utilization)
+    tariff = tariff_of(scenario, power)
+    return Replica(hardware_name(scenario), times, usd_per_hour, provenance, tariff)
 
 
 def _rules(scenario: Scenario) -> Serving:
