@@ -1,5 +1,6 @@
 """How long a replica takes from being asked for until it serves: boot, then load the model."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,12 +80,14 @@ def start_up(boot: Boot, cloud: str | None, load_bytes: float, rate: float | Non
         ValueError: neither the cloud nor seconds are known, or no rate is.
     """
     rate = boot.load_bytes_per_s or rate
+    if not load_bytes:
+        rate = math.inf
     if rate is None:
         raise ValueError(
             "serving.boot: how fast the model loads is not known; set load_bytes_per_s"
         )
     load_s = load_bytes / rate
-    loading = f"model of {load_bytes:.3g} B at {rate:.3g} B/s"
+    loading = f"model of {load_bytes:.3g} B at {rate:.3g} B/s" if load_bytes else "nothing to load"
     if boot.seconds is not None:
         return StartUp(((0.5, boot.seconds),), load_s, f"{boot.seconds:g} s given; {loading}")
     name = boot.cloud or cloud
