@@ -23,7 +23,7 @@ def scenario_file(tmp_path, monkeypatch):
 
 
 def test_a_queueing_study_needs_no_model(scenario_file, capsys):
-    traffic = "traffic: {rate: 5, duration_s: 2000, slo: {p95_s: 1.0}}\n"
+    traffic = "traffic: {rate: 5, duration_s: 1000, slo: {p95_s: 1.0}}\n"
     traffic += "prices: {usd_per_hour: 3.6}\n"
     assert cli.main(["simulate", scenario_file(SERVICE + traffic), "--json"]) == exits.DONE
     report = json.loads(capsys.readouterr().out)
@@ -41,7 +41,11 @@ def test_a_queueing_study_needs_no_model(scenario_file, capsys):
     assert "Under traffic" in page.read_text()
     assert cli.main(["size", scenario_file(SERVICE + traffic), "--json"]) == exits.DONE
     assert json.loads(capsys.readouterr().out)["fleet"]["replicas"] == 1
-    assert cli.main(["plan", scenario_file(SERVICE + traffic)]) == exits.BAD_INPUT
+
+
+@pytest.mark.parametrize("command", ["plan", "run", "execute"])
+def test_what_needs_a_model_refuses_a_service(scenario_file, capsys, command):
+    assert cli.main([command, scenario_file(SERVICE)]) == exits.BAD_INPUT
     assert "a queueing study without a model" in capsys.readouterr().err
 
 

@@ -25,7 +25,7 @@ from simulator.whatif import best_plan
 from ui.graph_source import graph_file, instance_of, stored_graph
 from ui.rented import rent, rented_cluster
 from ui.scenario import ModelSpec, Scenario
-from ui.source import captured
+from ui.source import captured, without_model
 
 if TYPE_CHECKING:
     from executor.loaded import LoadedModel
@@ -108,6 +108,8 @@ def is_local(scenario: Scenario) -> bool:
 def why_not_here(scenario: Scenario) -> str:
     """Why a scenario can be predicted only, not executed; empty where it runs on this machine."""
     model = scenario.model
+    if model.is_service:
+        return without_model(model)
     if not is_local(scenario):
         return "its hardware is not this machine; set hardware: local"
     if graph_file(scenario):
@@ -180,7 +182,13 @@ def prepare(
 
 
 def prepare_anywhere(scenario: Scenario, steps: Steps) -> Prepared:
-    """Capture, find or measure the hardware, and state the problem, without executing."""
+    """Capture, find or measure the hardware, and state the problem, without executing.
+
+    Raises:
+        ValueError: there is no model, or it cannot be captured.
+    """
+    if scenario.model.is_service:
+        raise ValueError(without_model(scenario.model))
     if instance := instance_of(scenario):
         return prepare_instance(scenario, instance)
     if not is_local(scenario):

@@ -22,15 +22,18 @@ def captured(model: ModelSpec) -> Graph | Generation:
         ValueError: the source is unknown or cannot be captured.
     """
     scheme, _, path = model.source.partition(":")
-    if scheme == "service":
-        raise ValueError(
-            f"{model.source} is a queueing study without a model; apportion simulate serves it"
-        )
+    if model.is_service:
+        raise ValueError(without_model(model))
     if scheme == "graph":
         return (
             read_instance(Path(path)).graph if is_instance(Path(path)) else read_graph(Path(path))
         )
     return _captured(replace(model, precision=Precision(), pruning=Pruning()))
+
+
+def without_model(model: ModelSpec) -> str:
+    """Word why a service cannot be captured, planned or run."""
+    return f"{model.source} is a queueing study without a model; apportion simulate serves it"
 
 
 @lru_cache(maxsize=4)
