@@ -6,7 +6,7 @@ BENCH_READY := $(VENV)/.bench-ready
 # Folder of published measurements; each benchmark's --help says where its set is found.
 DATA ?= ../shared/data
 
-.PHONY: run test ui lint bench bench-accuracy clean
+.PHONY: run test ui lint bench bench-accuracy bench-scheduler clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -42,6 +42,12 @@ bench-accuracy: $(BENCH_READY)
 	$(BIN)/python -m benchmarks.accuracy_gemm
 	$(BIN)/python -m benchmarks.accuracy_timm --data $(DATA)/latency/timm
 	$(BIN)/python -m benchmarks.accuracy_machine
+
+bench-scheduler: $(BENCH_READY)
+	$(BIN)/python -m benchmarks.scheduler_throughput --data $(DATA)/placement/dnn-partitioning
+	$(BIN)/python -m benchmarks.scheduler_latency --data $(DATA)/placement
+	$(BIN)/python -m benchmarks.scheduler_mixes
+	$(BIN)/python -m benchmarks.scheduler_scale
 
 clean:
 	rm -rf $(VENV) build *.egg-info

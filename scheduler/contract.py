@@ -70,9 +70,10 @@ def together(arrays: Arrays, value: float) -> Ints:
     """(num_ops,) units that every plan better than `value` keeps on one device.
 
     Two rules, applied until neither finds more: (1) a tensor that no two devices can exchange
-    within `value` keeps its ends together; (2) an operator with one tensor to or from one other
-    operator, which costs each device at least as much as the operator itself, joins it (unless
-    memory may bind).
+    within `value` keeps its ends together; (2) an operator whose only output goes to (whose
+    only input comes from) one other operator joins that one where this tensor costs each device at
+    least as much as the operator itself and its other tensors, and so does one that takes no time
+    and only reads (unless memory may bind).
     """
     unit = arrays.unit
     while True:
@@ -113,19 +114,30 @@ def _exchange_s(arrays: Arrays, src: Ints, dst: Ints, p: int, q: int) -> Floats:
 
 
 def _dominated(arrays: Arrays) -> Ints:
-    """Labels that join each operator of rule 2 to its only neighbour."""
+    """Labels that join each operator of rule 2 to the other end of its tensor."""
     n, label = arrays.num_ops, np.arange(arrays.num_ops)
-    if not arrays.serialised or arrays.op_bytes.sum() > arrays.limit_bytes.min():
+    if not arrays.serialised:
         return label
-    src, dst = arrays.edges
-    degree = np.bincount(src, minlength=n) + np.bincount(dst, minlength=n)
-    lone_reader = np.diff(arrays.start)[arrays.edge_tensor] == 1
+    (src, dst), tensor = arrays.edges, arrays.edge_tensor
+    made, read = np.zeros((2, n, arrays.num_devices))
+    np.add.at(made, arrays.producer, arrays.ends_s)
+    np.add.at(read, dst, arrays.ends_s[tensor])
+    pair = np.diff(arrays.start)[tensor] == 1
+    sends_it_only = pair & (np.bincount(arrays.producer, minlength=n)[src] == 1)
+    reads_it_only = pair & (np.bincount(dst, minlength=n)[dst] == 1)
+    light = (arrays.op_bytes == 0) | (arrays.op_bytes.sum() <= arrays.limit_bytes.min())
     taken = np.zeros(n, dtype=bool)
-    for mine, other, lone in ((src, dst, lone_reader), (dst, src, lone_reader)):
-        cheap = arrays.seconds[mine] <= arrays.ends_s[arrays.edge_tensor]
-        allowed = np.isfinite(arrays.seconds[mine]) | ~np.isfinite(arrays.seconds[other])
-        fits = lone & (degree[mine] == 1) & (cheap | ~np.isfinite(arrays.seconds[other])).all(1)
-        for e in np.flatnonzero(fits & allowed.all(axis=1)):
+    makes_none = np.bincount(arrays.producer, minlength=n)[dst] == 0
+    idle_leaf = makes_none & (np.bincount(dst, minlength=n)[dst] == 1)
+    for mine, other, fits, others_s, ends_s in (
+        (src, dst, sends_it_only, read[src], arrays.ends_s[tensor]),
+        (dst, src, reads_it_only, made[dst], arrays.ends_s[tensor]),
+        (dst, src, idle_leaf, made[dst], np.zeros_like(arrays.ends_s[tensor])),
+    ):
+        mine_s = arrays.seconds[mine]
+        able = np.isfinite(arrays.seconds[other])
+        gains = np.where(able, mine_s + others_s <= ends_s, others_s <= mine_s + ends_s)
+        for e in np.flatnonzero(fits & light[mine] & gains.all(axis=1)):
             if not taken[mine[e]] and not taken[other[e]]:
                 label[mine[e]] = label[other[e]]
                 taken[mine[e]] = True

@@ -1,13 +1,13 @@
 """The algorithms by name, and the best of their plans."""
 
+import difflib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from hardware.documents import nearest
 from hardware.errors import InfeasibleError
 from scheduler import throughput
 from scheduler.bounds import lower_bound, usd_per_1k
@@ -15,6 +15,7 @@ from scheduler.contiguous import contiguous
 from scheduler.cpop import cpop
 from scheduler.evaluate import finish_plan, with_bound
 from scheduler.heft import heft
+from scheduler.ideals import ideals, ideals_beam
 from scheduler.large import is_large, large_algorithms
 from scheduler.latency_search import latency_search
 from scheduler.m_etf import m_etf
@@ -23,6 +24,7 @@ from scheduler.multilevel import multilevel
 from scheduler.peft import peft
 from scheduler.plan import Plan
 from scheduler.problem import Placement, Problem
+from scheduler.round_robin import round_robin
 from scheduler.shortage import shortage
 from scheduler.single_device import memory_fill, single_device
 
@@ -35,6 +37,7 @@ def _silent(value: float, bound: float) -> None:
 
 
 ALGORITHMS: dict[str, Algorithm] = {
+    "round_robin": round_robin,
     "memory_fill": memory_fill,
     "heft": heft,
     "cpop": cpop,
@@ -43,8 +46,12 @@ ALGORITHMS: dict[str, Algorithm] = {
     "m_sct": m_sct,
     "contiguous": contiguous,
     "multilevel": multilevel,
+    "ideals": ideals,
+    "ideals_beam": ideals_beam,
 }
 """Algorithms that use all devices; `single_device:ID` is one more for every device."""
+
+LATENCY_SEARCH = "latency_search"
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,14 @@ def algorithms(problem: Problem) -> dict[str, Algorithm]:
         for device in problem.cluster.devices
     }
     return {**single, **ALGORITHMS}
+
+
+def _check_name(algorithm: str, known: Iterable[str]) -> None:
+    accepted = list(known)
+    if algorithm not in accepted:
+        close = difflib.get_close_matches(algorithm, accepted, n=1)
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        raise ValueError(f"unknown algorithm '{algorithm}'; {hint}accepted: {', '.join(accepted)}")
 
 
 def search(
@@ -107,9 +122,7 @@ def solve(
     """
     many = algorithm == "auto" and is_large(problem)
     known = large_algorithms(problem) if many else algorithms(problem)
-    names = [*throughput.SEARCHES, *known]
-    if algorithm not in names:
-        raise ValueError(f"unknown algorithm '{algorithm}'{nearest(algorithm, names)}")
+    _check_name(algorithm, [*throughput.SEARCHES, LATENCY_SEARCH, *known])
     searches = algorithm in throughput.SEARCHES and not many
     if searches and time_limit_s > 0:
         throughput.compile_loops(problem.arrays, algorithm)
@@ -125,12 +138,13 @@ def solve(
             plans.append(finish_plan(problem, name, place(problem), started_s, bound))
         except InfeasibleError as refusal:
             refusals[name] = str(refusal)
-    if algorithm == "auto" and not many and problem.objective == "latency" and time_limit_s > 0:
+    anneals = problem.objective == "latency" and time_limit_s > 0 and not many
+    if algorithm == LATENCY_SEARCH or (algorithm == "auto" and anneals):
         try:
             placed = latency_search(problem, began_s + time_limit_s, bound)
-            plans.append(finish_plan(problem, "latency_search", placed, began_s, bound))
+            plans.append(finish_plan(problem, LATENCY_SEARCH, placed, began_s, bound))
         except InfeasibleError as refusal:
-            refusals["latency_search"] = str(refusal)
+            refusals[LATENCY_SEARCH] = str(refusal)
     if searches and (algorithm, problem.objective) != ("auto", "latency"):
         try:
             placed, how, bound = search(problem, began_s + time_limit_s, bound, tell, algorithm)
