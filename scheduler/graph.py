@@ -296,18 +296,23 @@ def with_samples(graph: Graph, samples: int) -> Graph:
     for op in graph.ops:
         if not reached.isdisjoint(op.inputs):
             reached.update(tensor.name for tensor in op.outputs)
-            op = replace(
-                op,
-                flops=op.flops * factor,
-                bytes_read=op.bytes_read * factor,
-                bytes_written=op.bytes_written * factor,
-                dims=_scaled_dims(op, factor),
-                weight_share=_scaled_share(op.weight_share, factor),
-                outputs=tuple(scaled(tensor) for tensor in op.outputs),
-            )
+            outputs = tuple(scaled(tensor) for tensor in op.outputs)
+            op = replace(scaled_op(op, factor), outputs=outputs)
         ops.append(op)
     inputs = tuple(scaled(tensor) for tensor in graph.inputs)
     return replace(graph, ops=tuple(ops), inputs=inputs, samples=samples)
+
+
+def scaled_op(op: Op, factor: float) -> Op:
+    """An operator over another batch; its outputs stay as they are."""
+    return replace(
+        op,
+        flops=op.flops * factor,
+        bytes_read=op.bytes_read * factor,
+        bytes_written=op.bytes_written * factor,
+        dims=_scaled_dims(op, factor),
+        weight_share=_scaled_share(op.weight_share, factor),
+    )
 
 
 def _scaled_dims(op: Op, factor: float) -> dict[str, int]:

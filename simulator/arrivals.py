@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from hardware.documents import STRICT
+from simulator.lengths import Lengths
 from simulator.trace import MAX_ROWS, Array, Requests, read_trace
 
 DURATION_S = 600.0
@@ -28,14 +29,34 @@ def positive(subject: str, **values: float | None) -> None:
 
 @dataclass(frozen=True)
 class Slo:
-    """What is promised: 95 % of the requests answered within `p95_s` seconds."""
+    """What is promised to 95 % of the requests.
+
+    Attributes:
+        p95_s: seconds until the answer, or the whole of it.
+        ttft_s, tpot_s: of generations, seconds until the first token and for each further one.
+    """
 
     __pydantic_config__ = STRICT
-    p95_s: float
+    p95_s: float | None = None
+    ttft_s: float | None = None
+    tpot_s: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse promises that are not positive."""
-        positive("slo", p95_s=self.p95_s)
+        """Refuse promises of nothing, and such that are not positive."""
+        positive("slo", p95_s=self.p95_s, ttft_s=self.ttft_s, tpot_s=self.tpot_s)
+        if self.p95_s is None and self.ttft_s is None and self.tpot_s is None:
+            raise ValueError("slo: p95_s is missing; generations may have ttft_s and tpot_s")
+
+    @property
+    def answer_s(self) -> float:
+        """Seconds until the answer.
+
+        Raises:
+            ValueError: only tokens are promised.
+        """
+        if self.p95_s is None:
+            raise ValueError("slo: p95_s is missing; ttft_s and tpot_s are for generations")
+        return self.p95_s
 
 
 @dataclass(frozen=True)
@@ -49,6 +70,8 @@ class Traffic:
         peak_to_trough: of diurnal arrivals, the highest rate over the lowest (default 4).
         period_s: of diurnal arrivals (default a day); they begin at the trough.
         trace: CSV of recorded requests, in place of rate and arrivals.
+        prompt_tokens, output_tokens: of generations, a number or how they spread; those of the
+            model unless given.
         duration_s: 600 unless given; of a trace, all of it.
     """
 
@@ -62,6 +85,8 @@ class Traffic:
     peak_to_trough: float | None = None
     period_s: float | None = None
     trace: str | None = None
+    prompt_tokens: Lengths | int | None = None
+    output_tokens: Lengths | int | None = None
 
     def __post_init__(self) -> None:
         """Refuse rates and durations that are not positive, and keys of another process."""

@@ -75,7 +75,7 @@ def size_fleet(candidate: Candidate, traffic: Traffic, serving: Serving) -> Flee
     refused = Fleet(candidate.name, candidate.provenance, reason=candidate.reason)
     if candidate.times is None:
         return refused
-    promise_s, times = traffic.slo.p95_s, candidate.times
+    promise_s, times = traffic.slo.answer_s, candidate.times
     alone_s = times.latency(1)
     if alone_s > promise_s:
         reason = (

@@ -12,7 +12,7 @@ An arrival sees what steps that ended before it left behind; a step that ends wi
 import math
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
 import simpy
@@ -23,28 +23,40 @@ from simulator.generations import (
     GenerationTimes,
     Routing,
     clock_of,
-    predicted_work_ns,
-    sample_times,
+    predicted_ns,
 )
-from simulator.llm_server import Met, Queue, Sequence, Step
+from simulator.llm_server import Answer, Met, Queue, Step
 
 Process = Generator[simpy.Event, object, None]
 
 
-def generate(requests: Generations, fleet: Fleet, num_samples: int = 0) -> GenerationTimes:
-    """Simulate requests on a fleet until all are served, rejected or gone."""
-    run = _Run(requests, fleet, num_samples)
+def generate(
+    requests: Generations, fleet: Fleet, sample_s: Sequence[float] = ()
+) -> GenerationTimes:
+    """Simulate requests on a fleet until all are served, rejected or gone.
+
+    Ctrl-C ends the run where it is.
+
+    Args:
+        requests: in order of arrival.
+        fleet: the servers.
+        sample_s: clock of the samples, ascending.
+    """
+    run = _Run(requests, fleet, sample_s)
     run.env.process(run.arrivals())
     for number in range(len(fleet.servers)):
         run.env.process(run.serve(number))
-    run.env.run()
-    return run.times()
+    try:
+        run.env.run()
+    except KeyboardInterrupt:
+        return run.times(run.env.now)
+    return run.times(math.inf)
 
 
 class _Run:
     """The clock, the servers, and the requests that have arrived."""
 
-    def __init__(self, requests: Generations, fleet: Fleet, num_samples: int) -> None:
+    def __init__(self, requests: Generations, fleet: Fleet, sample_s: Sequence[float]) -> None:
         num, size = len(requests.arrival_s), len(fleet.servers)
         unknown = [math.nan] * num
         self.met = Met(unknown, unknown.copy(), unknown.copy(), [False] * num)
@@ -56,12 +68,12 @@ class _Run:
             column.tolist()
             for column in (requests.prompt_tokens, requests.output_tokens, requests.ready_tokens)
         ]
-        self.work_ns = [column.tolist() for column in predicted_work_ns(fleet, requests)]
+        self.expected_ns = [column.tolist() for column in predicted_ns(fleet, requests)]
         self.delivered = 0
         self.due_s = self.arrival_s[0] if num else math.inf
         self.server = np.full(num, -1, np.int64)
-        self.sample_s = [*sample_times(requests, num_samples).tolist(), math.inf]
-        self.samples = np.zeros((num_samples, size, 3), np.int64)
+        self.sample_s = [*sample_s, math.inf]
+        self.samples = np.zeros((len(sample_s), size, 3), np.int64)
         self.busy_s = np.zeros(size)
 
     def arrivals(self) -> Process:
@@ -92,15 +104,11 @@ class _Run:
         ]
         if not able:
             return
-        work_ns = [prompt * a + b for a, b in zip(*self.work_ns, strict=True)]
-        k = ROUTES[self.fleet.routing](self.queues, able, i, work_ns)
+        k = ROUTES[self.fleet.routing](self, able, i)
         queue = self.queues[k]
         if self.fleet.max_queue is not None and len(queue.waiting) >= self.fleet.max_queue:
             return
-        queue.waiting.append(
-            Sequence(i, prompt, prompt + output, ready, work_ns[k], self.arrival_s[i])
-        )
-        queue.work_ns += work_ns[k]
+        queue.deliver(Answer(i, prompt, prompt + output, ready, prompt, self.arrival_s[i]))
         self.server[i] = k
         wake = self.wakes[k]
         if wake and not wake.triggered:
@@ -139,8 +147,8 @@ class _Run:
                 sampled += 1
             queue.complete(decided.popleft(), now_s)
 
-    def times(self) -> GenerationTimes:
-        """What was met, when all is done."""
+    def times(self, until_s: float) -> GenerationTimes:
+        """What was met until then."""
         return GenerationTimes(
             np.array(self.met.scheduled_s),
             np.array(self.met.first_token_s),
@@ -152,22 +160,31 @@ class _Run:
             self.busy_s,
             np.array(self.sample_s[:-1]),
             self.samples,
+            until_s,
         )
 
-
-Route = Callable[[list[Queue], list[int], int, list[int]], int]
-
-
-def _round_robin(queues: list[Queue], able: list[int], i: int, work_ns: list[int]) -> int:
-    return min(able, key=lambda k: (k - i) % len(queues))
-
-
-def _shortest_queue(queues: list[Queue], able: list[int], i: int, work_ns: list[int]) -> int:
-    return min(able, key=lambda k: len(queues[k]))
+    def predicted_ns(self, k: int, i: int) -> int:
+        """Until a server would have answered a request, beside what it has now."""
+        queue, (prompt_ns, answer_ns) = self.queues[k], self.expected_ns
+        most, beside = queue.limits.max_sequences, len(queue) + 1
+        answer = answer_ns[k][min(beside, most)] * max(beside, most) // most
+        prompts = queue.prompt_tokens + self.tokens[0][i]
+        return int(prompts * prompt_ns[k] + answer)
 
 
-def _fastest(queues: list[Queue], able: list[int], i: int, work_ns: list[int]) -> int:
-    return min(able, key=lambda k: queues[k].work_ns + work_ns[k])
+Route = Callable[[_Run, list[int], int], int]
+
+
+def _round_robin(run: _Run, able: list[int], i: int) -> int:
+    return min(able, key=lambda k: (k - i) % len(run.queues))
+
+
+def _shortest_queue(run: _Run, able: list[int], i: int) -> int:
+    return min(able, key=lambda k: len(run.queues[k]))
+
+
+def _fastest(run: _Run, able: list[int], i: int) -> int:
+    return min(able, key=lambda k: run.predicted_ns(k, i))
 
 
 ROUTES: dict[Routing, Route] = {

@@ -5,10 +5,11 @@ other step.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from simulator.fast_llm_server import coast, complete, expire, schedule, work_ns
+from simulator.fast_llm_server import coast, complete, expire, schedule
 from simulator.fast_state import (
     AHEAD,
     BACK,
@@ -18,10 +19,14 @@ from simulator.fast_state import (
     FREE,
     FRONT,
     LAST,
+    MAX_RUNNING,
     NEXT,
     NUM_BLOCKS,
     PAGE,
     PREEMPTIONS,
+    PROMPT,
+    PROMPT_NS,
+    PROMPT_TOKENS,
     RETURNED_NOW,
     RUNNING_NOW,
     SAMPLED,
@@ -29,20 +34,21 @@ from simulator.fast_state import (
     STEP_HEAD,
     STEPS,
     WAITING_NOW,
-    WORK_NS,
     compiled,
     compiled_inline,
     new_arrays,
 )
 from simulator.fast_step_times import step_seconds, tables_of
-from simulator.generations import Fleet, Generations, GenerationTimes, sample_times
+from simulator.generations import Fleet, Generations, GenerationTimes
 
 ROUTINGS = ("round_robin", "shortest_queue", "fastest")
 
 
-def generate_fast(requests: Generations, fleet: Fleet, num_samples: int = 0) -> GenerationTimes:
+def generate_fast(
+    requests: Generations, fleet: Fleet, sample_s: Sequence[float] = ()
+) -> GenerationTimes:
     """What `simulator.continuous.generate` gives, from compiled code."""
-    a = new_arrays(requests, fleet, sample_times(requests, num_samples))
+    a = new_arrays(requests, fleet, np.array(sample_s, np.float64))
     max_queue = len(a.due_s) + 1 if fleet.max_queue is None else fleet.max_queue
     timeout_s = math.inf if fleet.timeout_s is None else float(fleet.timeout_s)
     _serve(a, tables_of(fleet), ROUTINGS.index(fleet.routing), max_queue, timeout_s)
@@ -91,10 +97,19 @@ def _route(a, i, routing):
         elif routing == 1:
             cost = n[WAITING_NOW] + n[RETURNED_NOW] + n[RUNNING_NOW]
         else:
-            cost = n[WORK_NS] + work_ns(a, k, i)
+            cost = _predicted_ns(a, k, i)
         if best < 0 or cost < least:
             best, least = k, cost
     return best
+
+
+@compiled_inline
+def _predicted_ns(a, k, i):
+    """Until a server would have answered a request, beside what it has now."""
+    n, most = a.counters[k], a.limits[k, MAX_RUNNING]
+    beside = n[WAITING_NOW] + n[RETURNED_NOW] + n[RUNNING_NOW] + 1
+    answer = a.answer_ns[k, min(beside, most)] * max(beside, most) // most
+    return (n[PROMPT_TOKENS] + a.sequences[i, PROMPT]) * a.limits[k, PROMPT_NS] + answer
 
 
 @compiled_inline
@@ -106,7 +121,7 @@ def _deliver(a, k, i):
         n[FRONT] = i
     n[BACK] = i
     n[WAITING_NOW] += 1
-    n[WORK_NS] += work_ns(a, k, i)
+    n[PROMPT_TOKENS] += a.sequences[i, PROMPT]
     a.server[i] = k
     if a.clocks[k, END_S] == np.inf:
         a.clocks[k, END_S] = a.clocks[k, SINCE_S] = a.due_s[i]

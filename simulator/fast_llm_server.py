@@ -9,7 +9,6 @@ import numpy as np
 
 from simulator.fast_state import (
     AHEAD,
-    ANSWER_NS,
     BASE,
     BASE_SUM,
     BUDGET,
@@ -45,7 +44,7 @@ from simulator.fast_state import (
     PREEMPTIONS,
     PREFILLING,
     PROMPT,
-    PROMPT_NS,
+    PROMPT_TOKENS,
     READY,
     RETURNED,
     RETURNED_NOW,
@@ -56,7 +55,6 @@ from simulator.fast_state import (
     STEP_HEAD,
     STEPS,
     WAITING_NOW,
-    WORK_NS,
     append,
     compiled,
     compiled_inline,
@@ -71,12 +69,6 @@ SCHEDULED, FIRST_TOKEN, LAST_TOKEN = range(3)
 
 
 @compiled_inline
-def work_ns(a, k, r):
-    """Work of a request as routing predicts it."""
-    return a.sequences[r, PROMPT] * a.limits[k, PROMPT_NS] + a.limits[k, ANSWER_NS]
-
-
-@compiled_inline
 def expire(a, k, now_s, timeout_s):
     """Let requests go that have waited too long."""
     n = a.counters[k]
@@ -85,7 +77,7 @@ def expire(a, k, now_s, timeout_s):
         n[FRONT] = a.sequences[r, NEXT]
         n[WAITING_NOW] -= 1
         a.timed_out[r] = True
-        n[WORK_NS] -= work_ns(a, k, r)
+        n[PROMPT_TOKENS] -= a.sequences[r, PROMPT]
 
 
 @compiled
@@ -200,6 +192,7 @@ def _admit(a, k, at, left, now_s):
         take(a, k, s[HELD] - reused)
         if np.isnan(a.met[SCHEDULED, r]):
             a.met[SCHEDULED, r] = now_s
+            n[PROMPT_TOKENS] -= s[PROMPT]
         _compute(a, k, at, r, chunk)
         left -= chunk
 
@@ -377,7 +370,6 @@ def complete(a, k, at, now_s):
     for j in range(step[ENDS]):
         r = listed[END_LIST, j]
         a.met[LAST_TOKEN, r] = now_s
-        n[WORK_NS] -= work_ns(a, k, r)
         if q[r, HELD] > 0:
             remove(a, k, r)
             release(a, k, q[r, HELD], NOBODY, 0)

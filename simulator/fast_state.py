@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from simulator.generations import Fleet, Generations, predicted_work_ns
+from simulator.generations import Fleet, Generations, predicted_ns
 
 # Compiled functions take views of arrays that the caller holds, so that numba need not count
 # references to them (_nrt=False), which costs more than all the rest.
@@ -26,11 +26,11 @@ FOLLOWING, RUN_OF, NEXT, BEFORE, WIDTH = range(9, 14)
 # Columns of Arrays.counters, one row a server.
 FRONT, BACK, WAITING_NOW, RETURNED, RETURNED_NOW, FIRST, LATEST, RUNNING_NOW = range(8)
 DECODES, BASE_SUM, PREFILLING, LOWEST, LOWEST_KNOWN, NUMBER, PREEMPTIONS, FREE = range(8, 16)
-RUN_HEAD, RUN_TAIL, STEP_HEAD, DECIDED, STEPS, SAMPLED, WORK_NS, NUM_COUNTERS = range(16, 24)
+RUN_HEAD, RUN_TAIL, STEP_HEAD, DECIDED, STEPS, SAMPLED, PROMPT_TOKENS, NUM_COUNTERS = range(16, 24)
 # Columns of Arrays.clocks, one row a server.
 END_S, SINCE_S, BUSY_S = range(3)
 # Columns of Arrays.limits, one row a server.
-BUDGET, MAX_RUNNING, NUM_BLOCKS, PAGE, CACHING, AHEAD, PROMPT_NS, ANSWER_NS = range(8)
+BUDGET, MAX_RUNNING, NUM_BLOCKS, PAGE, CACHING, AHEAD, PROMPT_NS = range(7)
 # Columns of Arrays.steps; chunks, first tokens and ends are listed in Arrays.listed.
 CHUNKS, STEP_DECODES, CONTEXT, LONGEST, FIRSTS, ENDS = range(6)
 # Rows of Arrays.listed.
@@ -44,6 +44,7 @@ class Arrays(NamedTuple):
         due_s: (num_requests,) arrivals on the simulation's clock.
         sequences: (num_requests, WIDTH).
         limits, counters, clocks: (num_servers, ...).
+        answer_ns: (num_servers, max_sequences + 1) of `predicted_ns`.
         growing: (num_servers, page) decoding sequences that need a block, by step modulo page.
         finishing: (num_servers, longest) first of those that end with a step, by step modulo.
         runs: (num_servers, size, 2) free blocks released together: owner and count.
@@ -57,6 +58,7 @@ class Arrays(NamedTuple):
     due_s: Any
     sequences: Any
     limits: Any
+    answer_ns: Any
     counters: Any
     clocks: Any
     growing: Any
@@ -74,12 +76,12 @@ class Arrays(NamedTuple):
 def new_arrays(requests: Generations, fleet: Fleet, sample_s: Any) -> Arrays:
     """A fleet before its first request; all blocks free."""
     num, size = len(requests.arrival_s), len(fleet.servers)
-    work_ns = predicted_work_ns(fleet, requests)
+    prompt_ns, answer_ns = predicted_ns(fleet, requests)
     limits = np.array(
         [
             (s.limits.token_budget, s.limits.max_sequences, s.limits.num_blocks,
-             s.limits.block_tokens, s.limits.prefix_caching, s.limits.steps_ahead, *work)
-            for s, *work in zip(fleet.servers, *work_ns, strict=True)
+             s.limits.block_tokens, s.limits.prefix_caching, s.limits.steps_ahead, ns)
+            for s, ns in zip(fleet.servers, prompt_ns, strict=True)
         ],
         np.int64,
     )  # fmt: skip
@@ -102,7 +104,8 @@ def new_arrays(requests: Generations, fleet: Fleet, sample_s: Any) -> Arrays:
     clocks = np.zeros((size, 3))
     clocks[:, END_S] = np.inf
     return Arrays(
-        _clock(requests.arrival_s.astype(np.float64)), sequences, limits, counters, clocks,
+        _clock(requests.arrival_s.astype(np.float64)),
+        sequences, limits, answer_ns, counters, clocks,
         np.zeros((size, int(limits[:, PAGE].max())), np.int64),
         np.full((size, longest + 2), NOBODY, np.int64), runs,
         np.zeros((size, 2, 6), np.int64), np.zeros((size, 2, 4, 2 * most + 2), np.int64),

@@ -54,6 +54,38 @@ class ContinuousBatching:
 
 
 @dataclass(frozen=True)
+class Continuous:
+    """The limits that a scenario sets; `ContinuousBatching` says what they mean.
+
+    Attributes:
+        num_blocks: what the memory has room for unless given.
+    """
+
+    __pydantic_config__ = STRICT
+    token_budget: int = 2048
+    max_sequences: int = 256
+    block_tokens: int = 16
+    prefix_caching: bool = True
+    steps_ahead: int = 1
+    num_blocks: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse limits that let nothing run."""
+        self.limits(1)
+
+    def limits(self, room: int) -> ContinuousBatching:
+        """The limits of a server whose memory has room for so many blocks."""
+        return ContinuousBatching(
+            room if self.num_blocks is None else self.num_blocks,
+            self.token_budget,
+            self.max_sequences,
+            self.block_tokens,
+            self.prefix_caching,
+            self.steps_ahead,
+        )
+
+
+@dataclass(frozen=True)
 class Server:
     """One replica: its limits and the times of its steps."""
 
@@ -68,7 +100,7 @@ class Fleet:
 
     Attributes:
         routing: `round_robin`; `shortest_queue`: fewest requests waiting or running; `fastest`: the
-            earliest predicted finish, from the work that a server has not finished.
+            earliest predicted finish, from the prompts that wait and the requests on a server.
         max_queue: requests that may wait at a server; further ones are rejected.
         timeout_s: a request that has waited so long for its first step leaves.
     """
@@ -133,6 +165,7 @@ class GenerationTimes:
         sample_s: clock (num_samples,) of the samples.
         samples: (num_samples, num_servers, 3) `WAITING`, `RUNNING`, `BLOCKS` at the end of the step
             that went on then.
+        until_s: where the user stopped the run.
     """
 
     scheduled_s: Array
@@ -145,12 +178,7 @@ class GenerationTimes:
     busy_s: Array
     sample_s: Array
     samples: Counts
-
-
-def sample_times(requests: Generations, num_samples: int) -> Array:
-    """Evenly from the first arrival to the last (num_samples,)."""
-    last_s = float(requests.arrival_s[-1]) if len(requests.arrival_s) else 0.0
-    return np.linspace(0.0, last_s, num_samples + 1)[1:]
+    until_s: float = np.inf
 
 
 def clock_of(arrival_s: Array) -> list[float]:
@@ -163,23 +191,25 @@ def clock_of(arrival_s: Array) -> list[float]:
     return clock
 
 
-def predicted_work_ns(fleet: Fleet, requests: Generations) -> tuple[Counts, Counts]:
-    """Work of a request as routing predicts it, in nanoseconds of each server.
+def predicted_ns(fleet: Fleet, requests: Generations) -> tuple[Counts, Counts]:
+    """What routing expects of each server, in nanoseconds.
 
-    Returns (num_servers,) per prompt token and per answer: full steps of prompt tokens; full decode
-    steps at the mean context, for as many tokens as the mean answer has, which alone is known
-    before it is given.
+    Returns:
+        (num_servers,) per prompt token, in full steps of them; (num_servers, max_sequences + 1) of
+        an answer beside others, by how many decode. Context and answer are the mean ones, which
+        alone are known before an answer is given.
     """
-    prompt_ns, answer_ns = [], []
-    mean_prompt = float(requests.prompt_tokens.mean()) if len(requests.prompt_tokens) else 1.0
-    mean_output = float(requests.output_tokens.mean()) if len(requests.output_tokens) else 1.0
-    for server in fleet.servers:
-        limits, times = server.limits, server.times
-        context = max(1, round(mean_prompt + mean_output / 2))
-        held = limits.num_blocks * limits.block_tokens // context
-        decodes = max(1, min(limits.max_sequences, held))
-        prefill_s = times.step([(limits.token_budget, 0)], 0, 0, 0) / limits.token_budget
-        decode_s = times.step([], decodes, decodes * context, context) / decodes
-        prompt_ns.append(round(prefill_s * 1e9))
-        answer_ns.append(round(decode_s * mean_output * 1e9))
-    return np.array(prompt_ns, np.int64), np.array(answer_ns, np.int64)
+    most = max(server.limits.max_sequences for server in fleet.servers)
+    prompt_ns = np.zeros(len(fleet.servers), np.int64)
+    answer_ns = np.zeros((len(fleet.servers), most + 1), np.int64)
+    prompt, output = (
+        float(tokens.mean()) if len(tokens) else 1.0
+        for tokens in (requests.prompt_tokens, requests.output_tokens)
+    )
+    context = max(1, round(prompt + output / 2))
+    for k, (limits, times) in enumerate((s.limits, s.times) for s in fleet.servers):
+        prompt_s = times.step([(limits.token_budget, 0)], 0, 0, 0) / limits.token_budget
+        prompt_ns[k] = round(prompt_s * 1e9)
+        for n in range(1, limits.max_sequences + 1):
+            answer_ns[k, n] = round(times.decode_step(n, n * context, context) * output * 1e9)
+    return prompt_ns, answer_ns

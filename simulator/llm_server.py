@@ -21,8 +21,8 @@ from simulator.step_times import Chunk
 
 
 @dataclass(slots=True, eq=False)
-class Sequence:
-    """A request on a server.
+class Answer:
+    """A sequence: a request on a server, and the answer as far as it is.
 
     `base`: while it decodes, its context in step b is b - base. `computed` and `held` count
     tokens and blocks; both are behind while it decodes. `ready` tokens came with the request.
@@ -32,7 +32,7 @@ class Sequence:
     known: int
     last: int
     ready: int
-    work_ns: int
+    prompt: int
     arrival_s: float
     computed: int = 0
     held: int = 0
@@ -49,8 +49,8 @@ class Step:
     decodes: int
     context: int
     longest: int = 0
-    first_tokens: list[Sequence] = field(default_factory=list)
-    finished: list[Sequence] = field(default_factory=list)
+    first_tokens: list[Answer] = field(default_factory=list)
+    finished: list[Answer] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -69,17 +69,17 @@ class Queue:
     def __init__(self, server: Server, met: Met, timeout_s: float | None) -> None:
         self.limits, self.times, self.met = server.limits, server.times, met
         self.timeout_s = math.inf if timeout_s is None else timeout_s
-        self.waiting: deque[Sequence] = deque()
-        self.returned: list[Sequence] = []
-        self.running: list[Sequence] = []
+        self.waiting: deque[Answer] = deque()
+        self.returned: list[Answer] = []
+        self.running: list[Answer] = []
         self.blocks = Blocks(server.limits.num_blocks)
-        self.prefilling: Sequence | None = None
+        self.prefilling: Answer | None = None
         self.number = self.preemptions = self.steps = 0
-        self.work_ns = 0
+        self.prompt_tokens = 0
         self.decodes = self.base_sum = 0
         self.bases: Counter[int] = Counter()
         self.lowest: int | None = None
-        self.finishing: dict[int, list[Sequence]] = {}
+        self.finishing: dict[int, list[Answer]] = {}
         self.growing = [0] * server.limits.block_tokens
 
     def __len__(self) -> int:
@@ -91,7 +91,12 @@ class Queue:
         while self.waiting and self.waiting[0].arrival_s + self.timeout_s <= now_s:
             sequence = self.waiting.popleft()
             self.met.timed_out[sequence.index] = True
-            self.work_ns -= sequence.work_ns
+            self.prompt_tokens -= sequence.prompt
+
+    def deliver(self, sequence: Answer) -> None:
+        """Take a request."""
+        self.waiting.append(sequence)
+        self.prompt_tokens += sequence.prompt
 
     def schedule(self, now_s: float) -> Step | None:
         """Decide the next step; None if there is nothing to compute."""
@@ -151,7 +156,7 @@ class Queue:
                 sequence.held += need
             k += 1
 
-    def _preempt(self, sequence: Sequence, b: int) -> None:
+    def _preempt(self, sequence: Answer, b: int) -> None:
         if sequence.decoding:
             self._leave(sequence, b)
         full = sequence.computed // self.limits.block_tokens
@@ -185,10 +190,11 @@ class Queue:
             self.blocks.take(sequence.held - reused)
             if math.isnan(self.met.scheduled_s[sequence.index]):
                 self.met.scheduled_s[sequence.index] = now_s
+                self.prompt_tokens -= sequence.prompt
             self._compute(sequence, chunk, step)
             budget -= chunk
 
-    def _compute(self, sequence: Sequence, chunk: int, step: Step) -> None:
+    def _compute(self, sequence: Answer, chunk: int, step: Step) -> None:
         step.chunks.append((chunk, sequence.computed))
         sequence.computed += chunk
         done = sequence.computed == sequence.known
@@ -196,7 +202,7 @@ class Queue:
         if done:
             step.first_tokens.append(sequence)
 
-    def _decode_or_finish(self, sequence: Sequence, step: Step) -> None:
+    def _decode_or_finish(self, sequence: Answer, step: Step) -> None:
         """After its prompt is computed a sequence emits a token; the rest follows step by step."""
         sequence.known += 1
         if sequence.known == sequence.last:
@@ -212,7 +218,7 @@ class Queue:
         self.lowest = None
         self.growing[(base + 1) % self.limits.block_tokens] += 1
 
-    def _leave(self, sequence: Sequence, b: int) -> None:
+    def _leave(self, sequence: Answer, b: int) -> None:
         """Stop decoding before step b: write down where the sequence stands."""
         base = sequence.base
         sequence.decoding = False
@@ -283,7 +289,6 @@ class Queue:
                 self.met.first_token_s[sequence.index] = now_s
         for sequence in step.finished:
             self.met.last_token_s[sequence.index] = now_s
-            self.work_ns -= sequence.work_ns
             if sequence.held:
                 self.running.remove(sequence)
                 self.blocks.release(sequence.held)

@@ -70,7 +70,7 @@ def measure(run: Served, slo: Slo | None) -> RunFigures:
         quantiles(wait_s) if len(wait_s) else None,
         blocks(latency_s),
         blocks(wait_s),
-        int((latency_s <= slo.p95_s).sum()) if slo else 0,
+        int((latency_s <= slo.answer_s).sum()) if slo else 0,
         int((after & (run.state != IN_FLIGHT)).sum()),
         run.requests,
         run.retries,

@@ -11,6 +11,7 @@ from simulator.arrivals import positive
 from simulator.autoscaling import Autoscaling
 from simulator.availability import Failures
 from simulator.boot import Boot
+from simulator.generations import Continuous
 from simulator.spot import Spot
 from simulator.tariff import Tariff
 
@@ -74,6 +75,7 @@ class Serving:
         boot: what a new replica goes through before it serves.
         failures, spot: when hardware breaks, or is taken back.
         autoscaling: how the number of replicas follows the load; `replicas` is that of the start.
+        continuous: continuous batching, of servers of generations.
     """
 
     __pydantic_config__ = STRICT
@@ -87,6 +89,7 @@ class Serving:
     failures: Failures | None = None
     spot: Spot | None = None
     autoscaling: Autoscaling | None = None
+    continuous: Continuous = field(default_factory=Continuous)
 
     def __post_init__(self) -> None:
         """Refuse a fleet out of its bounds, and waits for company that outlast the time-out."""

@@ -217,12 +217,12 @@ def promise(
     share = within / ended if ended else 0.0
     alone_s = min(replica.times.latency(1) for replica in replicas)
     reason = ""
-    if alone_s > slo.p95_s:
+    if alone_s > slo.answer_s:
         reason = (
             f"one request alone takes {format_seconds(alone_s)}, "
-            f"above the promise of {format_seconds(slo.p95_s)}"
+            f"above the promise of {format_seconds(slo.answer_s)}"
         )
-    return Promise(slo.p95_s, share >= KEPT_SHARE, share, reason)
+    return Promise(slo.answer_s, share >= KEPT_SHARE, share, reason)
 
 
 def growth_per_s(replicas: Sequence[Replica], serving: Serving, rate: float) -> float:

@@ -11,7 +11,7 @@ linear in each axis between their points.
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -88,6 +88,16 @@ class StepTimes:
     @cached_property
     def _axes(self) -> tuple[list[float], ...]:
         return tuple(a.tolist() for a in (self.chunk, self.past, self.decodes, self.context))
+
+    def scaled(self, factor: float) -> "StepTimes":
+        """All times by a factor."""
+        return replace(
+            self,
+            token_s=self.token_s * factor,
+            sequence_s=self.sequence_s * factor,
+            attention_s=self.attention_s * factor,
+            step_s=self.step_s * factor,
+        )
 
     def step(self, chunks: Sequence[Chunk], decodes: int, context: int, longest: int) -> float:
         """Seconds of a step.

@@ -103,7 +103,8 @@ def test_the_compiled_engine_gives_the_same_times_to_the_last_bit(seed, routing)
     if seed % 2:
         tied_s = np.floor(requests.arrival_s * 10) / 10
         requests = replace(requests, arrival_s=tied_s)
-    slow, fast = generate(requests, mixed, 7), generate_fast(requests, mixed, 7)
+    sample_s = [0.0, 0.5, 1.0, 3.0, 1000.0]
+    slow, fast = (engine(requests, mixed, sample_s) for engine in (generate, generate_fast))
     assert_equal(slow, fast)
     left = np.isnan(slow.last_token_s)
     assert (left == (slow.timed_out | (slow.server < 0))).all()

@@ -165,6 +165,14 @@ def serving_chart(series: Mapping[str, Sequence[float]]) -> Chart:
         "machines_rented": ("servers", "rented"),
         "servers_up": ("servers", "up"),
         "servers_busy": ("servers", "busy"),
+        "running": ("requests", "running"),
+        "kv_used": ("share", "KV cache in use"),
+        "utilization": ("share", "servers that compute"),
+    }
+    panels |= {
+        f"{role}_{name}": (panels[name][0], f"{role}: {panels[name][1]}")
+        for role in ("prefill", "decode")
+        for name in ("waiting", "running", "kv_used", "utilization")
     }
     rows = [
         {"hours": time_s / 3600, "value": value, "unit": panels[name][0], "line": panels[name][1]}

@@ -24,12 +24,14 @@ from ui import files, pipeline, prepare, sizing, terminal
 from ui.calibration import calibrate as calibrate
 from ui.emit import emit
 from ui.exits import DONE, INTERRUPTED, RUN_FAILED
+from ui.generation_traffic import serve_generations
 from ui.inventory import devices as devices
 from ui.inventory import prices as prices
 from ui.prepare import Prepared
 from ui.rented import rent
 from ui.scenario import ModelSpec, Scenario, read_scenario, vary
 from ui.source import capture_document, captured
+from ui.terminal_generations import show_generations
 from ui.terminal_serving import show_serving
 from ui.traffic import serve_traffic
 
@@ -167,7 +169,11 @@ def simulate(arguments: argparse.Namespace) -> int:
     predicted, cost = pipeline.predict(prepared, chosen, terminal.steps)
     document = files.report_document(prepared, chosen, predicted, cost)
     if scenario.traffic:
-        serving = serve_traffic(scenario, stated, terminal.steps)
+        serving = (
+            serve_generations(scenario, prepared, chosen, terminal.steps)
+            if document["generation"]
+            else serve_traffic(scenario, stated, terminal.steps)
+        )
         document = files.with_serving(document, scenario, serving)
     if not emit(arguments, document):
         terminal.show_plans(prepared)
@@ -175,7 +181,8 @@ def simulate(arguments: argparse.Namespace) -> int:
         if document["generation"]:
             terminal.show_generation(document["generation"])
         if scenario.traffic:
-            show_serving(document["serving"], str(scenario.traffic))
+            show = show_generations if document["generation"] else show_serving
+            show(document["serving"], str(scenario.traffic))
         elif cost:
             sold = "tokens" if document["generation"] else "inferences"
             sold = "samples" if document["mode"] == "training" else sold
@@ -301,7 +308,7 @@ def size(arguments: argparse.Namespace) -> int:
     if not emit(arguments, document):
         assert scenario.traffic is not None
         assert scenario.traffic.slo is not None
-        promise = format_seconds(scenario.traffic.slo.p95_s)
+        promise = format_seconds(scenario.traffic.slo.answer_s)
         terminal.show_fleets(fleets, f"Fleets for {scenario.traffic}, p95 within {promise}")
     if document["fleet"] is None and not any(f.replicas for f in fleets):
         from hardware.errors import InfeasibleError

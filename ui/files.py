@@ -13,6 +13,7 @@ from scheduler.report import Report, relative_error
 from scheduler.timeline import Span
 from simulator.billing import Cost
 from simulator.capacity import Fleet
+from simulator.generation_report import GenerationServingReport
 from simulator.serving_report import ServingReport
 from simulator.whatif import Outcome
 from ui.pipeline import Measured, generation_report
@@ -136,7 +137,7 @@ def report_document(
 
 
 def with_serving(
-    document: dict[str, Any], scenario: Scenario, serving: ServingReport
+    document: dict[str, Any], scenario: Scenario, serving: ServingReport | GenerationServingReport
 ) -> dict[str, Any]:
     """The report file with what requests meet under the scenario's traffic, and what they cost."""
     plain = to_plain(serving)
@@ -153,7 +154,7 @@ def with_serving(
         **document,
         "status": "partial: interrupted" if partial else document["status"],
         "serving": plain,
-        "wait_s": plain["wait_s"],
+        **{key: plain[key] for key in ("wait_s", "ttft_s", "tpot_s") if key in plain},
         "requests": plain["requests"],
         "cost": cost,
     }

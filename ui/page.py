@@ -13,6 +13,7 @@ from scheduler.timeline import Span
 from simulator.whatif import Outcome
 from ui.charts import cost_chart, graph_chart, serving_chart, timeline_chart
 from ui.prepare import Prepared
+from ui.terminal_generations import generation_tables
 from ui.terminal_serving import bill_rows
 
 STYLE = """
@@ -123,6 +124,8 @@ def _serving(serving: dict[str, Any] | None) -> str:
     """What requests meet under traffic."""
     if not serving:
         return ""
+    if "ttft_s" in serving:
+        return _generations(serving)
     rows = [["", "latency", "95 % interval", "of which wait", "95 % interval"]]
     for statistic, value_s in (serving["latency_s"] or {}).items():
         rows.append([
@@ -172,6 +175,14 @@ def _bill(serving: dict[str, Any]) -> str:
         title = f"<h2>The bill for {format_seconds(bill['seconds'])}, mean of the runs</h2>"
         parts += [title, _table(rows), f"<p class=note>{notes}</p>"]
     return "".join(parts)
+
+
+def _generations(serving: dict[str, Any]) -> str:
+    """What generations meet under traffic: the rows of the terminal's tables."""
+    parts = [f"<h2>Under traffic</h2><p>{escape(str(serving['bottleneck']))}</p>"]
+    for title, head, rows in generation_tables(serving):
+        parts.append(f"<h3>{escape(title)}</h3>{_table([head, *rows])}")
+    return "".join(parts) + f"<p class=note>{escape(serving['method'])}</p>"
 
 
 def _what_if(rows: list[dict[str, Any]]) -> str:

@@ -51,6 +51,26 @@ def _joined(rented: Rented) -> Cluster:
     return Cluster(" + ".join(rented.instances), devices, tuple(links))
 
 
+def network_between(
+    src: Rented | str, dst: Rented | str, network: Network | str | None
+) -> tuple[float, float, Provenance]:
+    """Bytes per second, latency and provenance of what joins two pieces of hardware.
+
+    Raises:
+        ValueError: they are not rented, and no network is named.
+    """
+    names = tuple(
+        name for side in (src, dst) if isinstance(side, Rented) for name in side.instances
+    )
+    if not names and not isinstance(network, Network):
+        raise ValueError(
+            "prefill: this hardware has no network in the catalog; give "
+            "network: {bytes_per_s: 1.25e9, latency_s: 5.0e-5}"
+        )
+    known = [find_instance(name) for name in names]
+    return _network(Rented(names or ("none",), network), known)
+
+
 def _network(rented: Rented, instances: list[Instance]) -> tuple[float, float, Provenance]:
     """Bytes per second, latency and provenance of what joins the instances."""
     if isinstance(rented.network, Network):

@@ -133,6 +133,24 @@ class FleetPart:
 
 
 @dataclass(frozen=True)
+class PrefillPart:
+    """Servers that compute prompts only, and send keys and values to the others, which decode.
+
+    Attributes:
+        network: name of a link of the catalog, or figures; None: the slowest of the instances' own.
+    """
+
+    __pydantic_config__ = STRICT
+    hardware: Rented | str
+    replicas: int = 1
+    network: Network | str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a part of none."""
+        positive("prefill", replicas=self.replicas)
+
+
+@dataclass(frozen=True)
 class Constraints:
     """Pins (operator or module: device) and the share of memory that stays free."""
 
@@ -186,6 +204,7 @@ class Scenario:
         algorithm: name of a placement algorithm, or 'auto' for the best of all.
         num_micro_batches: parts that a batch is cut into; 'auto' chooses.
         fleet: further replicas on other hardware, beside `serving.replicas` on `hardware`.
+        prefill: of generations, other servers for the prompts.
     """
 
     __pydantic_config__ = STRICT
@@ -199,8 +218,14 @@ class Scenario:
     traffic: Traffic | None = None
     serving: Serving = field(default_factory=Serving)
     fleet: tuple[FleetPart, ...] = ()
+    prefill: PrefillPart | None = None
     prices: PriceChoice = field(default_factory=PriceChoice)
     name: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse servers for prompts where there are none."""
+        if self.prefill and self.model.mode != "generation":
+            raise ValueError(f"prefill needs model.mode generation, got {self.model.mode}")
 
 
 def read_scenario(path: Path) -> Scenario:

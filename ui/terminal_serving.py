@@ -26,7 +26,7 @@ def show_serving(serving: dict[str, Any], traffic: str) -> None:
     _show_servers(serving)
     _show_upkeep(serving["upkeep"])
     _show_bill(serving["bill"])
-    _show_series(serving["series"])
+    show_series(serving["series"])
     _show_relief(serving)
 
 
@@ -127,14 +127,21 @@ def bill_rows(bill: dict[str, Any]) -> list[list[str]]:
     return [*rows, ["", "total", "", f"{bill['total_usd']:.4f}"]]
 
 
-def _show_series(series: dict[str, list[float]]) -> None:
+def show_series(series: dict[str, list[float]]) -> None:
+    """Lines of bars over time."""
     if not series:
         return
     units = {
         "arrivals_per_s": "arrivals/s", "waiting": "requests waiting",
         "machines_rented": "machines rented", "servers_up": "servers up",
-        "servers_busy": "servers busy",
+        "servers_busy": "servers busy", "running": "requests running",
+        "kv_used": "share of KV cache in use",
     }  # fmt: skip
+    units |= {
+        f"{role}_{name}": f"{units[name]}, {role}"
+        for role in ("prefill", "decode")
+        for name in ("waiting", "running", "kv_used")
+    }
     rows = [
         [units[name], bars(values), f"{min(values):.3g} to {max(values):.3g}"]
         for name, values in series.items()

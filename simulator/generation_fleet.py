@@ -1,0 +1,102 @@
+"""Servers of generations as a scenario describes them: models on hardware, and what they cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from simulator.answers import Deployment, Transfer
+from simulator.generations import Fleet, Server
+from simulator.modelled_steps import ServerModel, kv_blocks, model_step_times, relative_band
+from simulator.serving import Serving
+from simulator.step_times import StepTimes
+
+End = Literal["low", "predicted", "high"]
+
+
+@dataclass(frozen=True)
+class ServerKind:
+    """Equal servers.
+
+    Attributes:
+        usd_per_hour: of each.
+        provenance: of the price.
+        room: KV cache as a multiple of what the memory has room for.
+    """
+
+    name: str
+    model: ServerModel
+    replicas: int
+    usd_per_hour: float | None = None
+    provenance: str = ""
+    room: float = 1.0
+
+
+@dataclass(frozen=True)
+class GenerationFleet:
+    """Kinds of servers that answer; with `prefill`, further ones that compute prompts for them.
+
+    Attributes:
+        end: step times as predicted, or at an end of their 90 % interval.
+    """
+
+    kinds: tuple[ServerKind, ...]
+    serving: Serving
+    prefill: tuple[ServerKind, ...] = ()
+    transfer: Transfer | None = None
+    end: End = "predicted"
+    known: dict[tuple[int, int, int], tuple[ServerModel, StepTimes]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse rules that servers which batch by themselves do not have."""
+        if self.serving.routing == "shared_queue":
+            raise ValueError(
+                "serving: routing shared_queue is not for generations, whose servers have queues "
+                "of their own; use shortest_queue, round_robin or fastest"
+            )
+        if self.serving.limits.predicted_s is not None:
+            raise ValueError("serving.limits: predicted_s is not for generations; use queue")
+
+    @property
+    def pools(self) -> tuple[tuple[ServerKind, ...], ...]:
+        """Kinds by fleet, in the order in which requests meet them."""
+        return (self.prefill, self.kinds) if self.prefill else (self.kinds,)
+
+    @property
+    def usd_per_hour(self) -> list[list[float | None]]:
+        """Rent by fleet and server."""
+        return [[kind.usd_per_hour for kind in pool for _ in range(kind.replicas)]
+                for pool in self.pools]  # fmt: skip
+
+    def deployment(self) -> Deployment:
+        """The servers, ready to be simulated.
+
+        Raises:
+            InfeasibleError: a server has no room for keys and values.
+            ValueError: a device does not support the dtype.
+        """
+        assert self.serving.routing != "shared_queue"
+        limits = (self.serving.limits.queue, self.serving.limits.timeout_s)
+        own = Fleet(self._servers(self.kinds), self.serving.routing, *limits)
+        if not self.prefill:
+            return Deployment(own)
+        first = Fleet(self._servers(self.prefill), self.serving.routing, *limits)
+        return Deployment(replace(own, max_queue=None, timeout_s=None), first, self.transfer)
+
+    def _servers(self, kinds: Sequence[ServerKind]) -> tuple[Server, ...]:
+        return tuple(s for kind in kinds for s in [self._server(kind)] * kind.replicas)
+
+    def _server(self, kind: ServerKind) -> Server:
+        wanted = self.serving.continuous
+        limits = wanted.limits(kv_blocks(kind.model, wanted.token_budget, wanted.block_tokens))
+        limits = replace(limits, num_blocks=max(1, int(limits.num_blocks * kind.room)))
+        key = (id(kind.model), limits.token_budget, limits.max_sequences)
+        if key not in self.known:
+            times = model_step_times(kind.model, limits.token_budget, limits.max_sequences)
+            self.known[key] = (kind.model, times)
+        times = self.known[key][1]
+        if self.end != "predicted":
+            low, high = relative_band(kind.model)
+            times = times.scaled(low if self.end == "low" else high)
+        return Server(limits, times, kind.name)
