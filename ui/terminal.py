@@ -12,7 +12,9 @@ from rich.table import Table
 from hardware.cluster import Cluster
 from hardware.profile import ERROR_BAND, DeviceProfile
 from hardware.units import format_bytes, format_count, format_seconds, format_usd
+from scheduler.instances import NO_LIMIT_BYTES
 from scheduler.plan import Plan
+from scheduler.problem import Problem
 from scheduler.report import Report
 from simulator.capacity import Fleet
 from simulator.whatif import Outcome
@@ -99,11 +101,14 @@ def show_generation(report: Mapping[str, Any]) -> None:
     table(f"Generation of {count}", ["", "predicted", "90 % interval"], rows)
 
 
-def objective_value(plan: Plan) -> str:
-    """The plan's value with its unit."""
+def objective_value(plan: Plan, problem: Problem) -> str:
+    """The plan's value with its unit; published instances name none, theirs is the file's."""
     if plan.objective == "cost":
         return f"{format_usd(plan.value)}/1k"
-    return f"{format_seconds(plan.value)}{'/batch' if plan.objective == 'throughput' else ''}"
+    per = "/batch" if plan.objective == "throughput" else ""
+    if problem.costs.transfers:
+        return f"{plan.value:.6g}{per} (file's unit)"
+    return f"{format_seconds(plan.value)}{per}"
 
 
 def show_plans(prepared: Prepared) -> None:
@@ -111,7 +116,13 @@ def show_plans(prepared: Prepared) -> None:
     if prepared.solution is None:
         return
     rows = [
-        [p.algorithm, objective_value(p), f"{p.gap:.1%}", str(len(p.stages)), ", ".join(p.devices)]
+        [
+            p.algorithm,
+            objective_value(p, prepared.problem),
+            f"{p.gap:.1%}",
+            str(len(p.stages)),
+            ", ".join(p.devices),
+        ]
         for p in prepared.solution.plans
     ]
     rows += [[name, reason, "", "", ""] for name, reason in prepared.solution.refusals.items()]
@@ -119,17 +130,17 @@ def show_plans(prepared: Prepared) -> None:
     title = f"Plans for {objective}, the best first (gap: to a lower bound that no plan beats)"
     table(title, ["algorithm", "value", "gap", "stages", "devices"], rows)
     if prepared.solution.best.splits and prepared.unsplit:
-        out.print(_splits_text(prepared.solution.best, prepared.unsplit))
+        out.print(_splits_text(prepared.solution.best, prepared.unsplit, prepared.problem))
     show_memory(prepared.solution.best)
 
 
-def _splits_text(best: Plan, unsplit: Plan) -> str:
+def _splits_text(best: Plan, unsplit: Plan, problem: Problem) -> str:
     """How many operators are split into how many parts, and what the plan is worth without."""
     parts = ", ".join(map(str, sorted({split.parts for split in best.splits.values()})))
     worse = unsplit.value / best.value - 1
     return (
         f"{len(best.splits)} operators are split into {parts} parts each; "
-        f"without splits the best plan is {objective_value(unsplit)}, {worse:.0%} more.\n"
+        f"without splits the best plan is {objective_value(unsplit, problem)}, {worse:.0%} more.\n"
     )
 
 
@@ -142,7 +153,7 @@ def show_memory(plan: Plan) -> None:
             format_bytes(need.activation_bytes),
             format_bytes(need.gradient_bytes),
             format_bytes(need.state_bytes),
-            format_bytes(need.limit_bytes),
+            "none" if need.limit_bytes >= NO_LIMIT_BYTES else format_bytes(need.limit_bytes),
         ]
         for device, need in plan.memory.items()
     ]

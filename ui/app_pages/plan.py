@@ -41,8 +41,8 @@ def answer() -> None:
     left.subheader("Algorithms side by side")
     left.dataframe(
         [
-            {"algorithm": p.algorithm, "value": objective_value(p), "gap": f"{p.gap:.1%}",
-             "devices": ", ".join(p.devices)}
+            {"algorithm": p.algorithm, "value": objective_value(p, prepared.problem),
+             "gap": f"{p.gap:.1%}", "devices": ", ".join(p.devices)}
             for p in prepared.solution.plans
         ],
         key="algorithms",
