@@ -5,12 +5,15 @@ from dataclasses import replace
 
 from hardware.units import format_seconds
 from simulator.serving import Replica, Serving
-from simulator.serving_report import Relief, ServingReport
+from simulator.serving_report import Relief, ServingReport, growth_per_s
 
 Try = Callable[[Sequence[Replica], Serving], ServingReport]
 
 WORTHWHILE = 0.05
 """Share by which a change must lower the 95th percentile to count as relief."""
+
+PEAK_EXCESS = 0.02
+"""Share of the highest load that must lie above capacity to be more than chance."""
 
 
 def one_more(fleet: Sequence[Replica], serving: Serving) -> Iterator[tuple[str, list[Replica]]]:
@@ -57,7 +60,22 @@ def relieve(
         for change, report in tried
     ]
     reliefs.sort(key=lambda r: (r.p95_s is None, r.p95_s or r.queue_growth_per_s))
-    return replace(base, bottleneck=_bottleneck(now, reliefs), relief=tuple(reliefs))
+    bottleneck = _peak(base, fleet, serving) + _bottleneck(now, reliefs)
+    return replace(base, bottleneck=bottleneck, relief=tuple(reliefs))
+
+
+def _peak(base: ServingReport, fleet: Sequence[Replica], serving: Serving) -> str:
+    """Say that the load exceeds the capacity of a fleet that stays, for a while."""
+    if not base.series or min(base.series["servers_up"]) < len(fleet):
+        return ""
+    peak = max(base.series["arrivals_per_s"])
+    growth = growth_per_s(fleet, serving, peak)
+    if growth < PEAK_EXCESS * peak:
+        return ""
+    return (
+        f"the peak of {peak:.4g} requests/s is above capacity, the queue then grows by "
+        f"{growth:.3g} requests/s; "
+    )
 
 
 def _bottleneck(now: ServingReport, reliefs: Sequence[Relief]) -> str:

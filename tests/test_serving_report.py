@@ -113,6 +113,14 @@ def test_relief_names_the_change_that_helps():
     assert idle.bottleneck.startswith("computing: 100%")
 
 
+def test_a_peak_above_capacity_is_said_though_the_mean_is_below():
+    traffic = Traffic(0.7, "diurnal", 4000, peak_to_trough=4, period_s=4000)
+    found = study([constant(1.0)], traffic, ONE)
+    assert found.bottleneck.startswith("the peak of 1.")
+    assert "is above capacity, the queue then grows by 0.1" in found.bottleneck
+    assert found.latency_s.p95 > 10
+
+
 @pytest.mark.parametrize("engine", ["simpy", "fast"])
 def test_an_interrupted_run_leaves_what_is_known(engine, monkeypatch):
     fleet, traffic = [constant(0.01)], Traffic(50, duration_s=100)
