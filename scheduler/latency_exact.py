@@ -10,6 +10,7 @@ import numpy as np
 from ortools.sat.python import cp_model
 
 from scheduler.arrays import Floats, Ints
+from scheduler.latency_timeline import heads, tails
 from scheduler.tasks import Tasks, move_s
 
 UNITS = 1_000_000
@@ -40,8 +41,12 @@ def exact_schedule(
     end = [model.new_int_var(0, UNITS, "") for _ in range(n)]
     last = model.new_int_var(0, UNITS, "")
     busy: dict[int, list[cp_model.IntervalVar]] = {}
+    head, tail = heads(tasks), tails(tasks)
     for i in range(n):
         model.add(end[i] <= last)
+        able = [p for p in range(d) if np.isfinite(head[i, p] + tail[i, p])]
+        model.add(end[i] >= sum(whole(head[i, p]) * on[tasks.unit[i]][p] for p in able))
+        model.add(last - end[i] >= sum(whole(tail[i, p]) * on[tasks.unit[i]][p] for p in able))
         for p in range(d):
             here = on[tasks.unit[i]][p]
             if not np.isfinite(tasks.w[i, p]):

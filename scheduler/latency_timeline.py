@@ -41,6 +41,32 @@ def tails(tasks: Tasks) -> Floats:
 
 
 @numba.njit(cache=True)
+def heads(tasks: Tasks) -> Floats:
+    """(n, d) seconds until a task has run on a device, at least: the longest path to it.
+
+    head(j, q) = w(j, q) + max over what j reads of min over p of (head(i, p) + move(i, j, p, q)).
+    O(edges x devices^2).
+    """
+    n, d = tasks.w.shape
+    head = np.zeros((n, d))
+    for j in range(n):
+        for q in range(d):
+            ready = 0.0
+            for k in range(tasks.ins_start[j], tasks.ins_start[j + 1]):
+                t = tasks.ins[k]
+                i = tasks.producer[t]
+                least = np.inf
+                for p in range(d):
+                    if p == q:
+                        least = min(least, head[i, p])
+                    elif tasks.medium[p, q] >= 0:
+                        least = min(least, head[i, p] + move_s(tasks, t, p, q))
+                ready = max(ready, least)
+            head[j, q] = ready + tasks.w[j, q]
+    return head
+
+
+@numba.njit(cache=True)
 def media_are_private(tasks: Tasks) -> bool:
     """Whether every medium joins one device to one other, so that its queue needs no clock."""
     d = tasks.w.shape[1]

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from hardware.errors import InfeasibleError
-from scheduler import throughput
+from scheduler import latency, throughput
 from scheduler.bounds import lower_bound, usd_per_1k
 from scheduler.contiguous import contiguous
 from scheduler.cpop import cpop
@@ -17,7 +17,6 @@ from scheduler.evaluate import finish_plan, with_bound
 from scheduler.heft import heft
 from scheduler.ideals import ideals, ideals_beam
 from scheduler.large import is_large, large_algorithms
-from scheduler.latency_search import latency_search
 from scheduler.m_etf import m_etf
 from scheduler.m_sct import m_sct
 from scheduler.multilevel import multilevel
@@ -50,8 +49,6 @@ ALGORITHMS: dict[str, Algorithm] = {
     "ideals_beam": ideals_beam,
 }
 """Algorithms that use all devices; `single_device:ID` is one more for every device."""
-
-LATENCY_SEARCH = "latency_search"
 
 
 @dataclass(frozen=True)
@@ -122,8 +119,12 @@ def solve(
     """
     many = algorithm == "auto" and is_large(problem)
     known = large_algorithms(problem) if many else algorithms(problem)
-    _check_name(algorithm, [*throughput.SEARCHES, LATENCY_SEARCH, *known])
+    _check_name(algorithm, [*throughput.SEARCHES, *latency.SEARCHES, *known])
     searches = algorithm in throughput.SEARCHES and not many
+    anneals = problem.objective == "latency" and time_limit_s > 0 and not many
+    proves = algorithm in latency.SEARCHES or (algorithm == "auto" and anneals)
+    if proves:
+        latency.compile_loops(problem)
     if searches and time_limit_s > 0:
         throughput.compile_loops(problem.arrays, algorithm)
     began_s = time.perf_counter()
@@ -138,13 +139,17 @@ def solve(
             plans.append(finish_plan(problem, name, place(problem), started_s, bound))
         except InfeasibleError as refusal:
             refusals[name] = str(refusal)
-    anneals = problem.objective == "latency" and time_limit_s > 0 and not many
-    if algorithm == LATENCY_SEARCH or (algorithm == "auto" and anneals):
+    if proves:
         try:
-            placed = latency_search(problem, began_s + time_limit_s, bound)
-            plans.append(finish_plan(problem, LATENCY_SEARCH, placed, began_s, bound))
+            alone = problem.objective == "latency"
+            placed, name, proven = latency.latency(
+                problem, began_s + time_limit_s, bound if alone else 0.0, algorithm
+            )
+            bound = max(bound, proven) if alone else bound
+            plans.append(finish_plan(problem, name, placed, began_s, bound))
         except InfeasibleError as refusal:
-            refusals[LATENCY_SEARCH] = str(refusal)
+            refusals["latency"] = str(refusal)
+        plans = [with_bound(plan, bound) for plan in plans]
     if searches and (algorithm, problem.objective) != ("auto", "latency"):
         try:
             placed, how, bound = search(problem, began_s + time_limit_s, bound, tell, algorithm)

@@ -122,6 +122,19 @@ def hold(tasks: Tasks, held: np.ndarray, used: np.ndarray, u: int, p: int, sign:
         used[p] -= need_bytes(tasks, held, u, p)
 
 
+def fits(tasks: Tasks, device: Ints) -> bool:
+    """Whether tasks may run on their devices, units keep together, and weights have room."""
+    d = tasks.w.shape[1]
+    used, held = np.zeros(d), np.zeros((d, len(tasks.weight_bytes)), dtype=np.int32)
+    first = tasks.member[tasks.member_start[:-1]]
+    for u, i in enumerate(first.tolist()):
+        hold(tasks, held, used, u, device[i], 1)
+    if (device != device[first][tasks.unit]).any():
+        return False
+    runs = np.isfinite(tasks.w[np.arange(len(device)), device]).all()
+    return bool(runs and (used <= tasks.limit_bytes).all())
+
+
 def mean_seconds(tasks: Tasks) -> Floats:
     """(n,) mean time of each task over the devices that may run it."""
     finite = np.isfinite(tasks.w)

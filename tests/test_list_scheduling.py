@@ -1,5 +1,6 @@
 import time
 from dataclasses import replace
+from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from scheduler.cpop import cpop_schedule
 from scheduler.evaluate import finish_plan
 from scheduler.graph import Graph, Tensor
 from scheduler.heft import by_rank, heft_schedule, upward_ranks
-from scheduler.latency_search import latency_search
+from scheduler.latency import latency
+from scheduler.latency_search import makespan_of
 from scheduler.latency_timeline import (
     media_are_private,
     run_by_clock,
@@ -27,7 +29,8 @@ from scheduler.m_sct import favourites, m_sct_schedule
 from scheduler.peft import optimistic_costs, peft_schedule
 from scheduler.plan import cut_runs
 from scheduler.portfolio import ALGORITHMS
-from scheduler.tasks import tasks_of
+from scheduler.series import cuts, series_schedule
+from scheduler.tasks import fits, tasks_of
 from scheduler.timeline import makespan, stage_timeline
 
 # Topcuoglu, Hariri, Wu 2002, figure 2: computation costs and communication costs of ten tasks.
@@ -69,7 +72,7 @@ def literal(w, c, **changes):
     return replace(problem, costs=replace(problem.costs, transfers=moves))
 
 
-def makespan_of(tasks, schedule):
+def end_of(tasks, schedule):
     device, start = schedule(tasks)
     return max(start + tasks.w[np.arange(len(start)), device])
 
@@ -91,7 +94,7 @@ def test_heft_ranks_and_order_of_the_paper():
     ],
 )
 def test_makespans_of_the_papers(w, c, schedule, makespan):
-    assert makespan_of(tasks_of(literal(w, c)), schedule) == makespan
+    assert end_of(tasks_of(literal(w, c)), schedule) == makespan
 
 
 def test_optimistic_costs_of_the_paper():
@@ -106,13 +109,13 @@ def test_m_sct_keeps_a_device_free_for_the_favourite_child():
     # m-ETF starts o2 first, as it ends first: 1 + 1 + 3. m-SCT keeps device a for o1: 1 + 3.
     tasks = tasks_of(literal([[1, 1], [3, 3], [1, 1]], {(0, 1): 1, (0, 2): 1}))
     assert favourites(tasks).tolist() == [1, -1, -1]
-    assert makespan_of(tasks, m_etf_schedule) == 5
-    assert makespan_of(tasks, m_sct_schedule) == 4
+    assert end_of(tasks, m_etf_schedule) == 5
+    assert end_of(tasks, m_sct_schedule) == 4
 
 
 @st.composite
-def problems(draw):
-    n = draw(st.integers(1, 10))
+def problems(draw, most=10):
+    n = draw(st.integers(1, most))
     parents = {
         f"o{i}": [f"o{j}" for j in range(i) if draw(st.integers(0, 3)) == 0] for i in range(n)
     }
@@ -151,7 +154,50 @@ def test_list_schedules_and_search_keep_every_rule(problem):
 
 
 def search(problem):
-    return latency_search(problem, time.perf_counter() + 0.2)
+    return latency(problem, time.perf_counter() + 0.2, name="latency_search")[0]
+
+
+def least_makespan(problem):
+    """By every placement and every order of the tasks (transfers first come, first served)."""
+    tasks, ops = tasks_of(problem), problem.graph.ops
+    n, d = tasks.w.shape
+    orders = [
+        np.array(o)
+        for o in permutations(range(n))
+        if all(o.index(i) < o.index(j) for i, j in zip(*problem.arrays.edges, strict=True))
+    ]
+    return min(
+        makespan_of(tasks, device, order)
+        for device in map(np.array, product(range(d), repeat=len(ops)))
+        if fits(tasks, device)
+        for order in orders
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@given(problems(most=5))
+def test_proofs_and_bounds_against_every_schedule(problem):
+    least = least_makespan(problem)
+    assert lower_bound(problem) <= least * (1 + 1e-9)
+    placed, _, bound = latency(problem, time.perf_counter() + 20, name="latency_exact")
+    assert bound <= least * (1 + 1e-9)
+    assert finish_plan(problem, "latency_exact", placed, 0.0, bound).value >= bound
+    placed, _, _ = latency(problem, time.perf_counter() + 20, name="latency_search")
+    found = finish_plan(problem, "latency_search", placed, 0.0, 0.0).value
+    assert found == pytest.approx(least)
+    if not problem.arrays.serialised:
+        assert bound == pytest.approx(least, rel=1e-5)
+
+
+def test_a_graph_in_series_falls_apart_where_all_paths_meet():
+    c = {(0, 1): 2, (0, 2): 2, (1, 3): 2, (2, 3): 2, (3, 4): 1, (3, 5): 1, (4, 6): 1, (5, 6): 1}
+    tasks = tasks_of(literal([[1, 9], [4, 2], [2, 4], [1, 1], [3, 3], [3, 9], [1, 9]], c))
+    assert cuts(tasks) == [0, 3, 6]
+    device, order, bound = series_schedule(tasks, time.perf_counter() + 60)
+    # o1 on b and o2 on a are both on b at 5, o3 there ends at 6 (all on a: 8); o4 on b and o5 on
+    # a are both on a at 10, o6 there ends at 11.
+    assert bound == pytest.approx(11, rel=1e-5)
+    assert makespan_of(tasks, device, order) == 11
 
 
 @settings(max_examples=30, deadline=None)

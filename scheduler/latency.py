@@ -1,0 +1,68 @@
+"""Latency within a time limit: proofs where modules are small, annealing elsewhere."""
+
+import time
+from importlib.util import find_spec
+
+import numpy as np
+
+from hardware.errors import InfeasibleError
+from scheduler.arrays import Floats, Ints
+from scheduler.latency_search import best_start, improve_schedule, makespan_of
+from scheduler.problem import Placement, Problem
+from scheduler.series import series_schedule
+from scheduler.tasks import Tasks, fits, tasks_of, within_memory
+
+SEARCHES = ("latency_search", "latency_exact")
+"""Both improve on the list schedules within a time limit; `auto` runs both."""
+PROOF_SHARE = 0.6
+"""Share of the time limit that `auto` gives to proofs."""
+PROVEN = 1 + 1e-5
+"""Value over bound within which a plan is optimal: the solver's times are whole numbers."""
+
+
+def compile_loops(problem: Problem) -> None:
+    """Compile what the searches run, so that no time limit pays for it."""
+    tasks = tasks_of(problem)
+    device, order = best_start(tasks) or (np.zeros(len(tasks.w), dtype=np.int64), None)
+    if order is not None:
+        improve_schedule(tasks, device, order, time.perf_counter() + 1e-4)
+    series_schedule(tasks, 0.0)
+
+
+def latency(
+    problem: Problem, deadline_s: float, bound_s: float = 0.0, name: str = "auto"
+) -> tuple[Placement, str, float]:
+    """Placement, the algorithm that found it, and a lower bound (s) on the makespan.
+
+    Raises:
+        InfeasibleError: `latency_exact` is asked for, and ortools is not installed.
+    """
+    bound, found = bound_s, ""
+    began_s = time.perf_counter()
+    proves = name != "latency_search" and find_spec("ortools") is not None
+    if name == "latency_exact" and not proves:
+        raise InfeasibleError("latency_exact needs ortools; pip install ortools")
+
+    def schedule(tasks: Tasks) -> tuple[Ints, Floats]:
+        nonlocal bound, found
+        best, found = best_start(tasks), "list_schedule"
+        if proves:
+            share = 1.0 if name == "latency_exact" else PROOF_SHARE
+            until_s = began_s + share * (deadline_s - began_s)
+            device, order, proven = series_schedule(tasks, until_s)
+            bound = max(bound, proven)
+            if fits(tasks, device) and (
+                best is None or makespan_of(tasks, device, order) < makespan_of(tasks, *best)
+            ):
+                best, found = (device, order), "latency_exact"
+        if best is None:
+            return np.zeros(len(tasks.w), dtype=np.int64), np.arange(len(tasks.w), dtype=float)
+        value = makespan_of(tasks, *best)
+        if name != "latency_exact" and value > bound * PROVEN:
+            best = improve_schedule(tasks, *best, deadline_s, bound)
+            if makespan_of(tasks, *best) < value:
+                found = "latency_search"
+        return best[0], np.argsort(best[1]).astype(float)
+
+    placed = within_memory(problem, schedule)
+    return placed, found if name == "auto" else name, bound
