@@ -119,7 +119,7 @@ def test_simulate_a_rented_machine(scenario_file, capsys):
     report = json.loads(capsys.readouterr().out)
     assert report["schema"] == "apportion.report/1"
     assert set(report["predicted"]["latency_s"]) == {"mean", "p50", "p90", "p95", "p99"}
-    assert report["cost"]["usd_per_hour"] == 3.912
+    assert report["cost"]["usd_per_hour"] == pytest.approx(3.912)
     assert report["measured"] is None
     assert report["serving"]["requests"]["arrived"] > 300
     assert all("datasheet" in text for text in report["provenance"].values())
