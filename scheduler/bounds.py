@@ -3,12 +3,17 @@
 import numpy as np
 
 from hardware.errors import InfeasibleError
+from scheduler.latency_timeline import heads
 from scheduler.problem import Problem
+from scheduler.tasks import tasks_of
 
 MOST_CUTS = 200
 """Cutting planes of the load bound, which holds however few there are."""
 CUT_TOLERANCE = 1e-7
 """Relative distance from the best load bound at which cutting stops."""
+
+MOST_PATH_STEPS = 20_000_000
+"""Edges x devices^2 up to which the critical path counts transfers, about a second."""
 
 
 def lower_bound(problem: Problem) -> float:
@@ -33,7 +38,14 @@ def usd_per_1k(problem: Problem, period_s: float) -> float:
 
 
 def critical_path(problem: Problem) -> float:
-    """Seconds of the longest path when every operator runs on its fastest device, for free sent."""
+    """Seconds of the longest path, on the devices that suit it best, its transfers included.
+
+    Each operator of a path may run anywhere: `latency_timeline.heads`; transfers are free where
+    that would take long to compute. Nothing else on devices and media is counted.
+    """
+    arrays = problem.arrays
+    if len(arrays.reader) * arrays.num_devices**2 <= MOST_PATH_STEPS:
+        return float(heads(tasks_of(problem)).min(axis=1).max(initial=0.0))
     fastest = problem.seconds.min(axis=1)
     finish: dict[str, float] = {}
     for i, op in enumerate(problem.graph.ops):

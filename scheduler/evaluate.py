@@ -8,6 +8,7 @@ from math import ceil
 import numpy as np
 
 from hardware.errors import InfeasibleError
+from hardware.units import format_seconds
 from scheduler.bounds import usd_per_1k
 from scheduler.dispatch import most_waiting
 from scheduler.memory import check_memory, memory_needs
@@ -23,7 +24,7 @@ def finish_plan(
     """Cut a placement into stages, check it, and value it.
 
     Raises:
-        InfeasibleError: memory, a missing link or a pin forbids it.
+        InfeasibleError: memory, a missing link, a pin or the bound on latency forbids it.
     """
     _check_times(problem, placement)
     stages = cut_stages(problem.graph, placement)
@@ -33,6 +34,7 @@ def finish_plan(
     in_flight = in_flight_of(problem, stages)
     memory = memory_needs(problem, placement, stages, in_flight)
     check_memory(memory)
+    _check_latency(problem, stages)
     value = plan_value(problem, stages, in_flight)
     return Plan(
         model=problem.graph.name,
@@ -83,6 +85,18 @@ def in_flight_of(problem: Problem, stages: tuple[Stage, ...]) -> int:
     enough = 2 * ceil(sum(load_s) / max(load_s)) + 2 if max(load_s) > 0 else 1
     most = min(len(stages) + 1, enough)
     return min(most, problem.num_micro_batches) if problem.objective == "latency" else most
+
+
+def _check_latency(problem: Problem, stages: tuple[Stage, ...]) -> None:
+    """Refuse what is slower than the bound that the objective `cost` has on latency."""
+    bound_s, m = problem.latency_bound_s, problem.num_micro_batches
+    if problem.objective != "cost" or bound_s is None:
+        return
+    batch_s = stage_makespan(problem, stages, min(in_flight_of(problem, stages), m), m)
+    if batch_s > bound_s * (1 + 1e-9):
+        raise InfeasibleError(
+            f"a batch takes {format_seconds(batch_s)}, latency_bound_s is {format_seconds(bound_s)}"
+        )
 
 
 def _makespan(problem: Problem, stages: tuple[Stage, ...]) -> float:

@@ -3,7 +3,7 @@
 import difflib
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -102,6 +102,16 @@ def search(
     return placed, best.algorithm or "single_device", max(bound, in_unit(best.bound))
 
 
+def _fastest(problem: Problem, time_limit_s: float) -> Plan:
+    """The plan of least latency.
+
+    Raises:
+        InfeasibleError: there is none, whatever its latency.
+    """
+    alone = replace(problem, objective="latency", latency_bound_s=None)
+    return solve(alone, time_limit_s=time_limit_s).best
+
+
 def solve(
     problem: Problem, algorithm: str = "auto", time_limit_s: float = 0.0, tell: Tell = _silent
 ) -> Solution:
@@ -150,6 +160,16 @@ def solve(
         except InfeasibleError as refusal:
             refusals["latency"] = str(refusal)
         plans = [with_bound(plan, bound) for plan in plans]
+    if problem.latency_bound_s is not None and algorithm == "auto":
+        # What is fast enough may be what only a search for latency finds.
+        fastest = _fastest(problem, time_limit_s / 2)
+        try:
+            plans.append(finish_plan(problem, fastest.algorithm, fastest.placement, began_s, bound))
+        except InfeasibleError as refusal:
+            refusals["latency"] = (
+                f"{refusal}; the least found is {fastest.value:.6g} s, and none is below "
+                f"{fastest.lower_bound:.6g} s: set latency_bound_s to {fastest.value:.6g} at least"
+            )
     if searches and (algorithm, problem.objective) != ("auto", "latency"):
         try:
             placed, how, bound = search(problem, began_s + time_limit_s, bound, tell, algorithm)
@@ -159,6 +179,8 @@ def solve(
             refusals["search"] = str(refusal)
         plans = [with_bound(plan, bound) for plan in plans]
     if not plans:
+        if problem.latency_bound_s is not None and "latency" in refusals:
+            raise InfeasibleError(f"no plan for '{problem.graph.name}': {refusals['latency']}")
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
         binding = shortage(problem)
         reasons = f"{binding}; {reasons}" if binding else reasons

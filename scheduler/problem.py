@@ -62,6 +62,13 @@ class Problem:
             raise ValueError(
                 f"memory_headroom must be at least 0 and below 1, got {self.memory_headroom}"
             )
+        if self.latency_bound_s is not None and self.objective != "cost":
+            raise ValueError(
+                f"latency_bound_s goes with objective cost, and the objective is {self.objective}; "
+                "set objective: cost, or leave it out"
+            )
+        if self.latency_bound_s is not None and not 0 < self.latency_bound_s < np.inf:
+            raise ValueError(f"latency_bound_s must be seconds above 0, got {self.latency_bound_s}")
         if self.num_micro_batches < 1:
             raise ValueError(f"num_micro_batches must be at least 1, got {self.num_micro_batches}")
         if self.objective == "cost" and self.usd_per_hour is None:

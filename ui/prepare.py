@@ -175,6 +175,7 @@ def prepare(
         scenario.constraints.memory_headroom,
         rent(scenario)[0],
         num_micro_batches,
+        latency_bound_s=scenario.constraints.latency_bound_s,
         colocated=groups_of(at_grain(graph, scenario.grain))
         + (sharing_weights(graph) if graph.mode == "training" else ()),
     )
@@ -212,6 +213,7 @@ def prepare_instance(scenario: Scenario, instance: Instance) -> Prepared:
         scenario.constraints.pin,
         memory_headroom=0.0,
         usd_per_hour=rent(scenario)[0],
+        latency_bound_s=scenario.constraints.latency_bound_s,
         colocated=instance.colocated + groups_of(at_grain(instance.graph, scenario.grain)),
         communication="serialised" if instance.costs.ends else "overlapped",
     )

@@ -152,11 +152,16 @@ class PrefillPart:
 
 @dataclass(frozen=True)
 class Constraints:
-    """Pins (operator or module: device) and the share of memory that stays free."""
+    """Pins (operator or module: device), the share of memory that stays free, a latency to keep.
+
+    Attributes:
+        latency_bound_s: with objective `cost`, seconds that a batch may take.
+    """
 
     __pydantic_config__ = STRICT
     pin: dict[str, str] = field(default_factory=dict)
     memory_headroom: float = 0.1
+    latency_bound_s: float | None = None
 
 
 @dataclass(frozen=True)
