@@ -49,5 +49,8 @@ bench-scheduler: $(BENCH_READY)
 	$(BIN)/python -m benchmarks.scheduler_mixes
 	$(BIN)/python -m benchmarks.scheduler_scale
 
+bench-simulator: $(BENCH_READY)
+	$(BIN)/python -m benchmarks.simulator_queueing
+
 clean:
 	rm -rf $(VENV) build *.egg-info
