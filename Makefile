@@ -6,7 +6,7 @@ BENCH_READY := $(VENV)/.bench-ready
 # Folder of published measurements; each benchmark's --help says where its set is found.
 DATA ?= ../shared/data
 
-.PHONY: run test ui lint bench bench-accuracy bench-scheduler clean
+.PHONY: run test ui lint bench bench-accuracy bench-scheduler bench-simulator clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -50,7 +50,9 @@ bench-scheduler: $(BENCH_READY)
 	$(BIN)/python -m benchmarks.scheduler_scale
 
 bench-simulator: $(BENCH_READY)
+	$(BIN)/python -m benchmarks.simulator_replay
 	$(BIN)/python -m benchmarks.simulator_queueing
+	$(BIN)/python -m benchmarks.serving_vllm --data $(DATA)/serving/llmservingsim
 
 clean:
 	rm -rf $(VENV) build *.egg-info

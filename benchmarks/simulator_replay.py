@@ -13,6 +13,7 @@ included. The best of 14 runs (3 of SimPy) on one core, compilation left out.
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import get_args
 
 import numpy as np
@@ -20,17 +21,21 @@ import numpy as np
 from hardware.cluster import Cluster, Link
 from hardware.profile import DeviceProfile, Provenance
 from scheduler.costs import CostTable
+from scheduler.dispatch import Times
 from scheduler.graph import Graph, Op, Tensor
 from scheduler.plan import Plan, cut_runs, cut_stages
 from scheduler.problem import Problem
+from scheduler.stage_work import StageWork
 from scheduler.timeline import run_stages
-from simulator.agenda import Sharing, agenda_of
+from simulator.agenda import Agenda, Sharing, agenda_of
 from simulator.memory import memory_over_time
-from simulator.replay import ENGINES, ReplayChoice, op_ends, replayed
+from simulator.replay import ENGINES, Engine, ReplayChoice, op_ends, replayed
 
 LITERAL = Provenance("literal", "random numbers of this benchmark")
 WIDTH = 8
 LARGEST_SIMPY = 5000
+ENGINE_NAMES: tuple[Engine, ...] = ("simpy", "fast")
+Run = Callable[[StageWork, Agenda, int], Times]
 
 
 def layered(num_ops: int, rng: np.random.Generator) -> Graph:
@@ -88,6 +93,11 @@ def row(*cells: object) -> None:
     print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
 
+def events(run: Run, work: StageWork, agenda: Agenda, num_micro_batches: int) -> object:
+    """The ends of all operators."""
+    return op_ends(work, run(work, agenda, num_micro_batches))
+
+
 def measure(num_ops: int, kind: str) -> None:
     """Print the rows of one plan."""
     rng = np.random.default_rng(0)
@@ -96,22 +106,17 @@ def measure(num_ops: int, kind: str) -> None:
     plan = plan_of(problem, kind, rng)
     m = plan.num_micro_batches
     planned = run_stages(problem, plan.stages, plan.in_flight, m)
-    for engine, run in ENGINES.items():
+    for engine in ENGINE_NAMES:
+        run = ENGINES[engine]
+        times = 4 if engine == "simpy" else 15
         if engine == "simpy" and num_ops > LARGEST_SIMPY:
             continue
         for sharing in get_args(Sharing):
-            choice, agenda = (
-                ReplayChoice(engine, sharing),
-                agenda_of(planned, plan.in_flight, sharing),
-            )  # type: ignore[arg-type]
-
-            def events(run=run, agenda=agenda) -> object:  # type: ignore[no-untyped-def]
-                return op_ends(planned.work, run(planned.work, agenda, m))
-
-            times = 4 if engine == "simpy" else 15
-            alone_s = best_s(events, times)
-            whole_s = best_s(lambda choice=choice: replayed(problem, plan, m, choice), times)  # type: ignore[misc]
-            rate = f"{num_ops * m / alone_s:,.0f}"
+            choice = ReplayChoice(engine, sharing)
+            agenda = agenda_of(planned, plan.in_flight, sharing)
+            engine_s = best_s(partial(events, run, planned.work, agenda, m), times)
+            whole_s = best_s(partial(replayed, problem, plan, m, choice), times)
+            rate = f"{num_ops * m / engine_s:,.0f}"
             row(f"{num_ops:,}", num_devices, kind, sharing, engine, f"{whole_s * 1e3:.1f} ms", rate)
     seconds = best_s(lambda: memory_over_time(problem, plan, planned), 3)
     row(f"{num_ops:,}", num_devices, kind, "memory over time", "", f"{seconds * 1e3:.0f} ms", "")

@@ -262,7 +262,7 @@ def test_run_writes_its_files(finished_run):
     assert scenario.model.source == "zoo:cifar10-cnn"
     assert set(plan.placement) == set(read_graph(folder / "graph.json").by_name)
     events = json.loads((folder / "trace.json").read_text())["traceEvents"]
-    assert {e["ph"] for e in events} == {"M", "X"}
+    assert {e["ph"] for e in events} == {"M", "X", "C"}
     assert all(e["dur"] >= 0 for e in events if e["ph"] == "X")
     page = (folder / "report.html").read_text()
     assert "http-equiv" not in page

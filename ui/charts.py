@@ -11,6 +11,7 @@ import altair as alt
 
 from hardware.units import format_count, format_seconds
 from scheduler.graph import Graph
+from scheduler.report import MemoryUse
 from scheduler.timeline import Span
 from simulator.capacity import Fleet
 from simulator.whatif import Outcome
@@ -113,6 +114,32 @@ def timeline_chart(sides: Mapping[str, Sequence[Span]], title: str) -> Chart:
         )
         .properties(width=WIDTH - 60, height=28 * resources, title=title)
     )  # fmt: skip
+
+
+def memory_chart(memory: Mapping[str, MemoryUse]) -> Chart:
+    """Memory of every device over the time of a replay, below its limit (dashed)."""
+    rows = [
+        {
+            "device": device, "milliseconds": time_s * 1e3,
+            "GiB": (use.constant_bytes + num_bytes) / 2**30,
+        }
+        for device, use in memory.items()
+        for time_s, num_bytes in zip(use.times_s, use.activation_bytes, strict=True)
+    ]  # fmt: skip
+    limits = [{"device": d, "GiB": use.limit_bytes / 2**30} for d, use in memory.items()]
+    color = alt.Color("device:N", title="device")
+    y = alt.Y("GiB:Q", title="GiB held (dashed: limit)")
+    lines = (
+        alt.Chart(_data(rows))
+        .mark_line(interpolate="step-after")
+        .encode(
+            x=alt.X("milliseconds:Q"), y=y, color=color,
+            tooltip=["device:N", "milliseconds:Q", "GiB:Q"],
+        )
+    )  # fmt: skip
+    rules = alt.Chart(_data(limits)).mark_rule(strokeDash=[5, 4]).encode(y=y, color=color)
+    title = "Memory over time: weights, gradients, states and activations"
+    return (lines + rules).properties(width=WIDTH - 60, height=220, title=title)
 
 
 def cost_chart(outcomes: Sequence[Outcome]) -> Chart:

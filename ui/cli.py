@@ -100,7 +100,14 @@ def build_parser() -> argparse.ArgumentParser:
         ("simulate", "predict latency, throughput, utilisation and cost"),
         ("execute", "run the plan on this machine and measure"),
     ):
-        scenario(command(name, text), "scenario (YAML) or plan file (JSON)")
+        added = command(name, text)
+        scenario(added, "scenario (YAML) or plan file (JSON)")
+        added.add_argument(
+            "--timeline", type=Path, metavar="FILE",
+            help="write the timeline as a trace (JSON) that ui.perfetto.dev opens",
+        )  # fmt: skip
+        if name == "simulate":
+            _replay_options(added)
     compare = command("compare", "simulate what-ifs side by side")
     compare.add_argument("scenarios", type=Path, nargs="+", metavar="SCENARIO")
     compare.add_argument(
@@ -144,6 +151,20 @@ def build_parser() -> argparse.ArgumentParser:
     ui.add_argument("--port", type=int, default=8501)
     ui.add_argument("--no-browser", action="store_true", help="serve without opening a browser")
     return parser
+
+
+def _replay_options(simulate: argparse.ArgumentParser) -> None:
+    simulate.add_argument(
+        "--engine", choices=["auto", "simpy", "fast"], help="of the replay (default auto)"
+    )
+    simulate.add_argument(
+        "--sharing", choices=["fair", "fifo"],
+        help="links of one medium share its bandwidth (default fair), or take turns",
+    )  # fmt: skip
+    simulate.add_argument(
+        "--pipeline", choices=["1f1b", "gpipe"],
+        help="order of forward and backward passes of a training step's micro-batches",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

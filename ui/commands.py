@@ -15,15 +15,17 @@ from hardware.cluster_file import read_cluster
 from hardware.documents import write_json
 from hardware.units import format_seconds, format_usd
 from scheduler.coarsen import at_grain
+from scheduler.evaluate import in_flight_of
 from scheduler.graph import Graph
 from scheduler.graph_file import read_graph
 from scheduler.instances import is_instance
 from scheduler.plan import Plan
 from scheduler.precision import unsupported
+from scheduler.report import Report
 from ui import files, pipeline, prepare, sizing, terminal
 from ui.calibration import calibrate as calibrate
 from ui.emit import emit
-from ui.exits import DONE, INTERRUPTED, RUN_FAILED
+from ui.exits import DONE, INFEASIBLE, INTERRUPTED, RUN_FAILED
 from ui.generation_traffic import serve_generations
 from ui.inventory import devices as devices
 from ui.inventory import prices as prices
@@ -33,6 +35,7 @@ from ui.scenario import ModelSpec, Scenario, read_scenario, vary
 from ui.source import capture_document, captured
 from ui.terminal_generations import show_generations
 from ui.terminal_serving import show_serving
+from ui.trace import sides_of, write_trace
 from ui.traffic import serve_traffic
 
 
@@ -156,7 +159,11 @@ def _with_plan(prepared: Prepared, chosen: Plan | None) -> tuple[Prepared, Plan]
         prepared = pipeline.plan(prepared, terminal.steps)
         assert prepared.solution is not None
         return prepared, prepared.solution.best
-    return pipeline.given_plan(prepared, chosen), chosen
+    prepared = pipeline.given_plan(prepared, chosen)
+    if prepared.problem.trains_in_parts:
+        in_flight = in_flight_of(prepared.problem, chosen.stages)
+        chosen = replace(chosen, in_flight=in_flight)
+    return prepared, chosen
 
 
 def simulate(arguments: argparse.Namespace) -> int:
@@ -164,10 +171,13 @@ def simulate(arguments: argparse.Namespace) -> int:
     scenario, given = _scenario_and_plan(arguments.scenario)
     if scenario.model.is_service:
         return _simulate_service(arguments, scenario)
+    scenario = _with_replay(scenario, arguments)
     stated = prepare.prepare_anywhere(scenario, terminal.steps)
     prepared, chosen = _with_plan(stated, given)
     predicted, cost = pipeline.predict(prepared, chosen, terminal.steps)
     document = files.report_document(prepared, chosen, predicted, cost)
+    if arguments.timeline:
+        write_trace(arguments.timeline, chosen, sides_of("predicted", predicted))
     if scenario.traffic:
         serving = (
             serve_generations(scenario, prepared, chosen, terminal.steps)
@@ -178,6 +188,7 @@ def simulate(arguments: argparse.Namespace) -> int:
     if not emit(arguments, document):
         terminal.show_plans(prepared)
         terminal.show_prediction(predicted, prepared)
+        terminal.show_memory_use(predicted.memory)
         if document["generation"]:
             terminal.show_generation(document["generation"])
         if scenario.traffic:
@@ -194,7 +205,24 @@ def simulate(arguments: argparse.Namespace) -> int:
         page = files.new_run_folder(scenario.name) / "report.html"
         write_page(page, prepared, chosen, document, [])
         terminal.out.print(f"Report: {page}")
+    if document["out_of_memory"]:
+        return _out_of_memory(predicted)
     return _done_or_partial(document)
+
+
+def _with_replay(scenario: Scenario, arguments: argparse.Namespace) -> Scenario:
+    """The scenario with the command line's choices for the replay."""
+    asked = {key: getattr(arguments, key) for key in ("engine", "sharing")}
+    choice = replace(scenario.replay, **{key: value for key, value in asked.items() if value})
+    return replace(scenario, replay=choice, pipeline=arguments.pipeline or scenario.pipeline)
+
+
+def _out_of_memory(predicted: Report) -> int:
+    """Say which devices run out of memory, when, and what holds it."""
+    for device, use in predicted.memory.items():
+        if use.overflow:
+            terminal.notes.print(f"apportion: infeasible: {terminal.overflow_words(device, use)}")
+    return INFEASIBLE
 
 
 def _simulate_service(arguments: argparse.Namespace, scenario: Scenario) -> int:
@@ -226,6 +254,12 @@ def execute(arguments: argparse.Namespace) -> int:
         predicted, cost = pipeline.predict(prepared, chosen, terminal.steps)
         measured = pipeline.execute(workers, model, prepared, chosen, terminal.steps)
     document = files.report_document(prepared, chosen, predicted, cost, measured)
+    if arguments.timeline:
+        sides = [
+            *sides_of("predicted", predicted),
+            *sides_of("measured", measured.execution.report),
+        ]
+        write_trace(arguments.timeline, chosen, sides)
     if not emit(arguments, document):
         terminal.show_comparison(predicted, measured)
     return DONE if measured.execution.outputs_agree else RUN_FAILED

@@ -1,4 +1,4 @@
-"""The files of a run: graph, plan, report, page and trace, written as soon as they are known."""
+"""The files of a run: graph, plan and report, written as soon as they are known."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hardware.documents import parse, read_raw, to_plain, write_json
+from hardware.documents import parse, read_raw, to_plain
 from scheduler.plan import Plan
 from scheduler.report import Report, relative_error
-from scheduler.timeline import Span
 from simulator.billing import Cost
 from simulator.capacity import Fleet
 from simulator.generation_report import GenerationServingReport
+from simulator.memory import overflows
 from simulator.serving_report import ServingReport
 from simulator.whatif import Outcome
 from ui.pipeline import Measured, generation_report
@@ -32,7 +32,7 @@ UNITS = {
     "training": {
         "latency_s": "s per training step",
         "throughput_per_s": "samples/s",
-        "busy_s": "s per training step",
+        "busy_s": "s per micro-batch",
     },
     "decode": {
         "latency_s": "s per decode step",
@@ -102,6 +102,7 @@ def report_document(
         "mode": prepared.graph.mode,
         "units": UNITS[prepared.graph.mode],
         "predicted": to_plain(predicted),
+        "out_of_memory": {d: to_plain(moment) for d, moment in overflows(predicted.memory).items()},
         "measured": to_plain(execution.report) if execution else None,
         "generation": to_plain(generation) if generation else None,
         "error": errors(predicted, execution.report) if execution else None,
@@ -125,6 +126,7 @@ def report_document(
             "gap": chosen.gap,
             "num_micro_batches": chosen.num_micro_batches,
             "in_flight": chosen.in_flight,
+            "pipeline": prepared.problem.pipeline if prepared.problem.trains_in_parts else None,
             "memory": {d: to_plain(need) for d, need in chosen.memory.items()},
         },
         "provenance": provenance(prepared),
@@ -233,41 +235,6 @@ def outcome_document(outcome: Outcome) -> dict[str, Any]:
         "provenance": outcome.provenance,
         "price": outcome.cost.provenance,
     }
-
-
-def write_trace(path: Path, sides: dict[str, tuple[Span, ...]]) -> None:
-    """Write timelines in the Trace Event Format, which Perfetto opens: one process a side.
-
-    Source: "Trace Event Format", Chromium project; times in microseconds.
-    """
-    events: list[dict[str, Any]] = []
-    for pid, (side, spans) in enumerate(sides.items(), 1):
-        events.append({"ph": "M", "name": "process_name", "pid": pid, "args": {"name": side}})
-        for tid, resource in enumerate(dict.fromkeys(span.resource for span in spans), 1):
-            events.append(
-                {
-                    "ph": "M",
-                    "name": "thread_name",
-                    "pid": pid,
-                    "tid": tid,
-                    "args": {"name": resource},
-                }
-            )
-            events += [
-                {
-                    "ph": "X",
-                    "name": span.name,
-                    "cat": span.kind,
-                    "pid": pid,
-                    "tid": tid,
-                    "ts": span.start_s * 1e6,
-                    "dur": span.duration_s * 1e6,
-                    "args": {"micro_batch": span.micro_batch},
-                }
-                for span in spans
-                if span.resource == resource
-            ]
-    write_json(path, {"traceEvents": events, "displayTimeUnit": "ms"})
 
 
 def size_document(scenario: Scenario, fleets: list[Fleet]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ui.page import write_page
 from ui.pipeline import Measured
 from ui.prepare import Prepared, Steps
 from ui.scenario import Scenario
+from ui.trace import sides_of, write_trace
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,9 @@ def _report(
     status = "partial: not executed" if unfinished else "complete"
     document = files.report_document(prepared, chosen, predicted, cost, measured, what_if, status)
     write_json(folder / "report.json", document)
-    sides = {"predicted: one batch": predicted.spans, "predicted: steady": predicted.pipeline_spans}
+    sides = sides_of("predicted", predicted)
     if measured:
-        real = measured.execution.report
-        sides |= {"measured: one batch": real.spans, "measured: steady": real.pipeline_spans}
-    files.write_trace(folder / "trace.json", sides)
+        sides += sides_of("measured", measured.execution.report)
+    write_trace(folder / "trace.json", chosen, sides)
     write_page(folder / "report.html", prepared, chosen, document, what_if)
     return JobResult(folder, prepared, chosen, predicted, cost, what_if, measured, document)

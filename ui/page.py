@@ -6,13 +6,15 @@ from typing import Any
 
 import altair as alt
 
-from hardware.documents import write_text
-from hardware.units import format_seconds, format_usd
+from hardware.documents import parse, write_text
+from hardware.units import format_bytes, format_seconds, format_usd
 from scheduler.plan import Plan
+from scheduler.report import MemoryUse
 from scheduler.timeline import Span
 from simulator.whatif import Outcome
-from ui.charts import cost_chart, graph_chart, serving_chart, timeline_chart
+from ui.charts import cost_chart, graph_chart, memory_chart, serving_chart, timeline_chart
 from ui.prepare import Prepared
+from ui.terminal import held_words, overflow_words
 from ui.terminal_generations import generation_tables
 from ui.terminal_serving import bill_rows
 
@@ -35,6 +37,7 @@ def write_page(
     charts = [
         graph_chart(prepared.graph, chosen.placement),
         timeline_chart(sides, "One batch alone, operator by operator"),
+        memory_chart(_memory_uses(document)),
     ]
     if any(outcome.cost for outcome in what_if):
         charts.append(cost_chart(what_if))
@@ -74,6 +77,25 @@ def _span(plain: dict[str, Any]) -> Span:
     return Span(**plain)
 
 
+def _memory_uses(document: dict[str, Any]) -> dict[str, MemoryUse]:
+    plain = document["predicted"]["memory"]
+    return {device: parse(use, MemoryUse, "report") for device, use in plain.items()}
+
+
+def _memory(document: dict[str, Any]) -> str:
+    """Peaks of memory by device, and what holds them; first of all what runs out."""
+    cells = [["device", "peak", "limit", "at", "largest activations then"]]
+    said = ""
+    for device, use in _memory_uses(document).items():
+        if use.overflow:
+            said += f"<p><b>{escape(overflow_words(device, use))}</b></p>"
+        cells.append([
+            device, format_bytes(use.peak.num_bytes), format_bytes(use.limit_bytes),
+            format_seconds(use.peak.at_s), held_words(use.peak),
+        ])  # fmt: skip
+    return "<h2>Memory over time</h2>" + said + _table(cells)
+
+
 def _summary(document: dict[str, Any], model: str) -> str:
     plan = document["plan"]
     parts = [
@@ -83,6 +105,7 @@ def _summary(document: dict[str, Any], model: str) -> str:
         f"{plan['gap']:.1%} above the optimum; {plan['num_micro_batches']} micro-batches a batch, "
         f"{plan['in_flight']} in flight. Status: {escape(document['status'])}.</p>",
         _figures(document),
+        _memory(document),
         _serving(document.get("serving")),
         _what_if(document["what_if"]),
     ]

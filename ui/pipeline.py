@@ -81,7 +81,7 @@ def given_plan(prepared: Prepared, chosen: Plan) -> Prepared:
 def predict(prepared: Prepared, chosen: Plan, steps: Steps) -> tuple[Report, Cost | None]:
     """Replay a plan in simulation and price it; a generation by its tokens, prefill included."""
     with steps("Simulating"):
-        report = replay(prepared.problem, chosen)
+        report = replay(prepared.problem, chosen, prepared.scenario.replay)
         answer = generation_report(prepared, chosen, report)
     usd_per_hour, provenance = rent(prepared.scenario)
     cost = None

@@ -70,14 +70,15 @@ def capture_graph(scenario: Scenario) -> tuple[Graph, int]:
     if path:
         m = asked if isinstance(asked, int) else 1
         return changed(stored_graph(path, model.batch // m), model), m
+    if model.mode == "generation" and asked not in ("auto", 1):
+        raise ValueError(
+            f"num_micro_batches must be 1 for mode generation, got {asked}: "
+            "each step needs what the one before left"
+        )
     if model.mode != "inference":
-        if asked not in ("auto", 1):
-            raise ValueError(
-                f"num_micro_batches must be 1 for mode {model.mode}, got {asked}: "
-                "each step needs what the one before left"
-            )
-        found = captured(model)
-        return changed(found.decode if isinstance(found, Generation) else found, model), 1
+        m = asked if isinstance(asked, int) else 1
+        found = captured(replace(model, batch=model.batch // m))
+        return changed(found.decode if isinstance(found, Generation) else found, model), m
     m = asked if isinstance(asked, int) else _most_micro_batches(model)
     part = captured(replace(model, batch=model.batch // m))
     assert isinstance(part, Graph)
@@ -178,6 +179,7 @@ def prepare(
         latency_bound_s=scenario.constraints.latency_bound_s,
         colocated=groups_of(at_grain(graph, scenario.grain))
         + (sharing_weights(graph) if graph.mode == "training" else ()),
+        pipeline=scenario.pipeline,
     )
     return Prepared(scenario, problem)
 

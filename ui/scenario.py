@@ -9,8 +9,9 @@ from hardware.documents import STRICT, parse, read_raw, to_plain
 from hardware.prices import Market
 from scheduler.grouping import Grain
 from scheduler.precision import Precision, Pruning
-from scheduler.problem import Objective
+from scheduler.problem import Objective, Pipeline
 from simulator.arrivals import Traffic, positive
+from simulator.replay import ReplayChoice
 from simulator.serving import Serving
 
 
@@ -207,7 +208,10 @@ class Scenario:
         hardware: 'local', the path of a cluster file, or instances of the catalog.
         grain: what is placed together: operators, chains, layers, blocks, or the number of groups.
         algorithm: name of a placement algorithm, or 'auto' for the best of all.
-        num_micro_batches: parts that a batch is cut into; 'auto' chooses.
+        num_micro_batches: parts that a batch is cut into; 'auto' chooses (one, in training).
+        pipeline: order of forward and backward passes in a training step of several
+            micro-batches: `1f1b`, or `gpipe` (all forward passes first).
+        replay: how links that share a medium share it, and the engine.
         fleet: further replicas on other hardware, beside `serving.replicas` on `hardware`.
         prefill: of generations, other servers for the prompts.
     """
@@ -219,6 +223,8 @@ class Scenario:
     grain: Grain | int = "operators"
     algorithm: str = "auto"
     num_micro_batches: int | Literal["auto"] = "auto"
+    pipeline: Pipeline = "1f1b"
+    replay: ReplayChoice = field(default_factory=ReplayChoice)
     constraints: Constraints = field(default_factory=Constraints)
     traffic: Traffic | None = None
     serving: Serving = field(default_factory=Serving)

@@ -15,7 +15,7 @@ from hardware.units import format_bytes, format_count, format_seconds, format_us
 from scheduler.instances import NO_LIMIT_BYTES
 from scheduler.plan import Plan
 from scheduler.problem import Problem
-from scheduler.report import Report
+from scheduler.report import MemoryUse, Moment, Report
 from simulator.capacity import Fleet
 from simulator.whatif import Outcome
 from ui.pipeline import Measured
@@ -158,6 +158,42 @@ def show_memory(plan: Plan) -> None:
         for device, need in plan.memory.items()
     ]
     table("Memory", ["device", "parameters", "activations", "gradients", "states", "limit"], rows)
+
+
+def show_memory_use(memory: Mapping[str, MemoryUse]) -> None:
+    """The peak of every device's memory over the time of a replay, and what runs out."""
+    rows = [
+        [
+            device,
+            format_bytes(use.peak.num_bytes),
+            format_bytes(use.limit_bytes),
+            format_seconds(use.peak.at_s),
+            format_bytes(use.constant_bytes),
+            held_words(use.peak),
+        ]
+        for device, use in memory.items()
+    ]
+    columns = ["device", "peak", "limit", "at", "weights, states", "largest activations then"]
+    table("Memory over time", columns, rows)
+
+
+def held_words(moment: Moment, most: int = 3) -> str:
+    """'t_conv1 x 4 12 MiB, ...': the largest activations of a moment."""
+    return ", ".join(
+        f"{held.tensor} x {held.micro_batches} {format_bytes(held.num_bytes)}"
+        for held in moment.held[:most]
+    )
+
+
+def overflow_words(device: str, use: MemoryUse) -> str:
+    """Say when a device runs out of memory, by how much, and what holds it."""
+    assert use.overflow is not None
+    return (
+        f"device '{device}' runs out of memory at {format_seconds(use.overflow.at_s)}: it holds "
+        f"{format_bytes(use.overflow.num_bytes)} ({format_bytes(use.constant_bytes)} weights, "
+        f"gradients and states; activations {held_words(use.overflow, 8)}), the limit is "
+        f"{format_bytes(use.limit_bytes)}; its peak is {format_bytes(use.peak.num_bytes)}"
+    )
 
 
 RUN_OF_MODE = {

@@ -37,6 +37,7 @@ def answer() -> None:
     tiles[3].caption(cost.provenance if cost else rented.rent(scenario)[1])
     st.altair_chart(charts.graph_chart(prepared.graph, best.placement))
     st.altair_chart(charts.timeline_chart({"predicted": predicted.spans}, "One batch alone"))
+    st.altair_chart(charts.memory_chart(predicted.memory))
     left, right = st.columns(2)
     left.subheader("Algorithms side by side")
     left.dataframe(
