@@ -17,7 +17,7 @@ HEATS = (0.01, 0.03, 0.1)
 """First temperatures of coolings, in turn, as a share of the makespan; all start from the best."""
 COOLING = 1 / 30
 """Last temperature of a cooling as a share of its first."""
-FIRST_MOVES_PER_TASK = 50
+FIRST_MOVES_PER_TASK = 25
 """Length of the first cooling; each is twice as long as the one before."""
 MOVES_PER_TASK = 6000
 """Of all coolings together."""
