@@ -109,7 +109,7 @@ def _show_upkeep(upkeep: dict[str, Any] | None) -> None:
 
 
 def _show_bill(bill: dict[str, Any] | None) -> None:
-    if not bill:
+    if not bill or not bill["items"]:
         return
     columns = ["bill", "", "quantity", "USD"]
     table(f"For {format_seconds(bill['seconds'])}", columns, bill_rows(bill))
