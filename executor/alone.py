@@ -95,7 +95,7 @@ def _eager(context: Context, subject: Subject) -> Call:
 
 
 def _exported(context: Context, folder: Path) -> Call:
-    runner = Runner(context, Job(folder, (Stage(context.device.name, ()),), {}, 1))
+    runner = Runner(context, Job(folder, ((Stage(context.device.name, ()),),), {}, 1))
     arguments = [runner.inputs[0][name] for name in runner.stages[0].inputs]
     return partial(runner.modules[0], *arguments)
 

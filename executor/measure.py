@@ -121,7 +121,7 @@ def measure_link(context: Context, src: str, dst: str, folder: Path) -> list[flo
 
 def measure_pass(context: Context, folder: Path) -> float:
     """Median seconds of one pass of a whole model: one uncounted, then at least two."""
-    runner = Runner(context, Job(folder, (Stage(context.device.name, ()),), {}, 1))
+    runner = Runner(context, Job(folder, ((Stage(context.device.name, ()),),), {}, 1))
     arguments = [runner.inputs[0][name] for name in runner.stages[0].inputs]
     module = runner.modules[0]
     module(*arguments)
@@ -140,7 +140,7 @@ def measure_ops(context: Context, folder: Path, budget_s: float) -> tuple[dict[s
     come first; then timed and untimed passes in turn until `budget_s` is spent (at least two).
     """
     whole = Stage(context.device.name, ())
-    runner = Runner(context, Job(folder, (whole,), {}, 1))
+    runner = Runner(context, Job(folder, ((whole,),), {}, 1))
     module = runner.modules[0]
     arguments = [runner.inputs[0][name] for name in runner.stages[0].inputs]
     times: dict[str, list[float]] = defaultdict(list)

@@ -15,6 +15,7 @@ from executor.stages import Job, Tensors, load_job, load_kept, run_job, save_sta
 from executor.workers import Tell, Workers
 from scheduler.plan import Plan
 from scheduler.problem import Problem
+from scheduler.replicas import copies, cycle
 from scheduler.report import Report, quantiles
 from scheduler.timeline import Span, device_order, loads
 
@@ -61,7 +62,8 @@ def execute(
     }
     keep = tuple(model.micro.outputs)
     everyone = dict.fromkeys(workers.devices)
-    job = Job(workers.folder, plan.stages, {}, plan.in_flight)
+    in_turn = copies(plan.stages)
+    job = Job(workers.folder, in_turn, {}, plan.in_flight)
     workers.call_all(load_job, dict.fromkeys(everyone, (job,)))
     steps = THROUGHPUT_REPEATS + 2
 
@@ -72,15 +74,17 @@ def execute(
         return [span for spans in results.values() for span in spans], outputs
 
     m = plan.num_micro_batches
+    batch_by_batch = replace(job, copies=in_turn if m > 1 else in_turn[:1], alone=m)
     alone = _repeated(device_order(problem, plan, m), m, LATENCY_RUNS + 2)
-    latency_spans, _ = run(replace(job, order=alone, alone=m), 0)
+    latency_spans, _ = run(replace(batch_by_batch, order=alone), 0)
     twice = _repeated(device_order(problem, plan, m), m, 2)
-    traced, _ = run(replace(job, order=twice, alone=m, traced=True), 1)
+    traced, _ = run(replace(batch_by_batch, order=twice, traced=True), 1)
     latencies = [
         _extent(latency_spans, range(b * m, b * m + m)) for b in range(2, LATENCY_RUNS + 2)
     ]
     period_s = max(loads(problem, plan.stages).values())
     num = int(np.clip(SECONDS_PER_REPEAT / period_s, max(12, 2 * m), 2000))
+    num += -num % cycle(plan.stages)
     order = device_order(problem, plan, num)
     repeats = [run(replace(job, order=order), 2 + r) for r in range(THROUGHPUT_REPEATS)]
     rates = [_rate(spans, plan, num) * problem.graph.samples for spans, _ in repeats]
@@ -126,6 +130,7 @@ def _extent(spans: list[Span], micro_batches: range) -> tuple[float, float]:
 def _rate(spans: list[Span], plan: Plan, num: int) -> float:
     """Micro-batches per second between the end of the fill and the end of the last to enter."""
     fill = min(plan.in_flight + 2, num // 2)
+    fill += (num - 1 - fill) % cycle(plan.stages)
     ends = [0.0] * num
     for span in spans:
         if span.kind == "stage":
@@ -143,8 +148,9 @@ def _busy(spans: list[Span], num: int) -> dict[str, float]:
 
 def _link_bytes(plan: Plan) -> dict[str, float]:
     carried: dict[str, float] = defaultdict(float)
-    for transfer in plan.transfers:
-        carried[f"{transfer.src}->{transfer.dst}"] += transfer.num_bytes
+    alike = copies(plan.stages)
+    for transfer in (sent for copy in alike for stage in copy for sent in stage.sends):
+        carried[f"{transfer.src}->{transfer.dst}"] += transfer.num_bytes / len(alike)
     return dict(carried)
 
 

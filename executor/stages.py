@@ -3,7 +3,7 @@
 import operator
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ class Job:
 
     Attributes:
         folder: holds the stage modules and the inputs.
+        copies: the stages as micro-batches 0, 1, ... run them in turn: on each of their replicas.
         order: per device, the (micro-batch, stage) pairs in the order in which they run.
         in_flight: micro-batches in flight; bounds what a fast sender may be ahead.
         alone: micro-batches that enter together, before all workers wait for each other (to
@@ -35,7 +36,7 @@ class Job:
     """
 
     folder: Path
-    stages: tuple[Stage, ...]
+    copies: Sequence[tuple[Stage, ...]]
     order: Mapping[str, list[tuple[int, int]]]
     in_flight: int
     alone: int = 0
@@ -64,7 +65,8 @@ class Runner:
     def __init__(self, context: Context, job: Job) -> None:
         self.context, self.job = context, job
         device = context.device.torch_device
-        mine = [i for i, s in enumerate(job.stages) if s.device == context.device.name]
+        name = context.device.name
+        mine = sorted({i for c in job.copies for i, s in enumerate(c) if s.device == name})
         self.stages: dict[int, StageProgram] = {}
         self.modules: dict[int, fx.GraphModule] = {}
         for i in mine:
@@ -149,11 +151,12 @@ def run_job(
     for k, i in order:
         while job.alone and group < k // job.alone:
             group = _next_group(context, group)
-        for transfer in job.stages[i].receives:
+        stages = job.copies[k % len(job.copies)]
+        for transfer in stages[i].receives:
             alive[k][transfer.tensor] = channels[transfer].receive(k)
             runner.mark(transfer, k)
         runner.run(k, i, alive[k])
-        for transfer in job.stages[i].sends:
+        for transfer in stages[i].sends:
             runner.mark(transfer, k)
             channels[transfer].send(k, alive[k][transfer.tensor])
         if k < len(runner.inputs):
@@ -161,9 +164,10 @@ def run_job(
         left[k] -= 1
         if left[k] == 0:
             del alive[k]
-            for transfer, channel in channels.items():
+            received = (transfer for stage in stages for transfer in stage.receives)
+            for transfer in received:
                 if transfer.dst == context.device.name:
-                    channel.release(k)
+                    channels[transfer].release(k)
             context.tell((k + 1) / (last + 1))
     while job.alone and group < last // job.alone:
         group = _next_group(context, group)
@@ -176,7 +180,8 @@ def run_job(
 def _open_channels(
     context: Context, job: Job, shapes: Mapping[str, Shape]
 ) -> dict[Transfer, Channel]:
-    transfers = [transfer for stage in job.stages for transfer in stage.sends]
+    sent = (transfer for copy in job.copies for stage in copy for transfer in stage.sends)
+    transfers = list(dict.fromkeys(sent))
     return {
         transfer: open_channel(
             context, transfer, number, shapes[transfer.tensor], job.in_flight, job.folder

@@ -105,11 +105,11 @@ def run_whole_in(
     keep = tuple(model.whole.outputs)
 
     def run(num: int) -> list[float]:
-        job = Job(workers.folder, stages, {device: [(k, 0) for k in range(num)]}, 1)
+        job = Job(workers.folder, (stages,), {device: [(k, 0) for k in range(num)]}, 1)
         spans: list[Span] = workers.call(device, run_job, job, {}, keep, tell=tell)
         return [span.duration_s for span in spans if span.kind == "stage"]
 
-    workers.call(device, load_job, Job(workers.folder, stages, {}, 1))
+    workers.call(device, load_job, Job(workers.folder, (stages,), {}, 1))
     (first_s,) = run(1)
     times = run(1 + int(np.clip(SECONDS_PER_BASELINE / first_s, 3, 200)))[1:]
     busy_s = statistics.median(times)

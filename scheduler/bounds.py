@@ -16,8 +16,8 @@ MOST_PATH_STEPS = 20_000_000
 """Edges x devices^2 up to which the critical path counts transfers, about a second."""
 
 
-def lower_bound(problem: Problem) -> float:
-    """A value of the objective that no plan can be below.
+def lower_bound(problem: Problem, replicas: bool = False) -> float:
+    """A value of the objective that no plan can be below; `replicas`: not even with replicas.
 
     Raises:
         InfeasibleError: an operator can run on no device.
@@ -25,7 +25,7 @@ def lower_bound(problem: Problem) -> float:
     impossible = np.flatnonzero(~np.isfinite(problem.seconds).any(axis=1))
     if len(impossible):
         raise InfeasibleError(f"operator '{problem.graph.ops[impossible[0]].name}' can run nowhere")
-    load_s = load_bound(problem) * problem.num_micro_batches
+    load_s = load_bound(problem, replicas) * problem.num_micro_batches
     if problem.objective == "latency" or problem.graph.is_sequential:
         load_s = max(load_s, critical_path(problem))
     return usd_per_1k(problem, load_s) if problem.objective == "cost" else load_s
@@ -54,7 +54,7 @@ def critical_path(problem: Problem) -> float:
     return max(finish.values(), default=0.0)
 
 
-def load_bound(problem: Problem) -> float:
+def load_bound(problem: Problem, replicas: bool = False) -> float:
     """Largest device load of a micro-batch when operators may be cut in pieces and sent for free.
 
     min z  s.t.  sum_d x[o,d] = 1,  sum_o seconds[o,d] x[o,d] <= z,  x >= 0 (a linear programme).
@@ -89,7 +89,7 @@ def load_bound(problem: Problem) -> float:
         weights, ceiling = _highest(np.array(cuts), alike)
         if ceiling <= best * (1 + CUT_TOLERANCE):
             break
-    return max(longest, best * (1 - 1e-12))
+    return max(0.0 if replicas else longest, best * (1 - 1e-12))
 
 
 def _highest(cuts: np.ndarray, alike: np.ndarray) -> tuple[np.ndarray, float]:

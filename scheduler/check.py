@@ -10,6 +10,7 @@ from hardware.units import format_bytes
 from scheduler.memory import memory_needs
 from scheduler.plan import Plan, Transfer
 from scheduler.problem import Problem
+from scheduler.replicas import copies, cycle
 from scheduler.timeline import Span
 
 SLACK = 1e-9
@@ -28,6 +29,7 @@ def check_plan(problem: Problem, plan: Plan, spans: Sequence[Span] = ()) -> list
     if broken:
         return broken
     return [
+        *_check_replicas(problem, plan),
         *_check_stages(problem, plan),
         *_check_memory(problem, plan),
         *_check_spans(plan, spans),
@@ -54,6 +56,42 @@ def _check_placement(problem: Problem, plan: Plan) -> list[str]:
                 f"operators {', '.join(group[:3])} must share a device, are on "
                 f"{', '.join(sorted(places))}"
             )
+    return broken
+
+
+def _check_replicas(problem: Problem, plan: Plan) -> list[str]:
+    """One set of replicas a device, none in two sets, each as fast as the first; whole cycles."""
+    broken = []
+    team: dict[str, tuple[str, ...]] = {}
+    for stage in plan.stages:
+        if team.setdefault(stage.device, stage.devices) != stage.devices:
+            broken.append(f"stages of device '{stage.device}' have different replicas")
+    everyone = [device for devices in team.values() for device in devices]
+    for device in everyone:
+        if device not in problem.device_index:
+            broken.append(f"there is no device '{device}'")
+        elif everyone.count(device) > 1:
+            broken.append(f"device '{device}' is a replica of two")
+    if broken or len(everyone) == len(team):
+        return broken
+    if problem.graph.is_sequential:
+        broken.append(f"a {problem.graph.mode} graph has no replicas: a step needs the one before")
+    for stage in plan.stages:
+        rows = [problem.op_index[name] for name in stage.ops if name in problem.op_index]
+        seconds = problem.seconds[rows][:, [problem.device_index[d] for d in stage.devices]]
+        if not (seconds == seconds[:, :1]).all():
+            broken.append(f"replicas of '{stage.device}' take different times")
+    if plan.num_micro_batches > 1 and plan.num_micro_batches % cycle(plan.stages):
+        broken.append(
+            f"{plan.num_micro_batches} micro-batches are no multiple of the "
+            f"{cycle(plan.stages)} after which replicas take turns anew"
+        )
+    links = {(t.src, t.dst) for copy in copies(plan.stages) for s in copy for t in s.sends}
+    broken += [
+        f"no link between '{src}' and '{dst}', which replicas need"
+        for src, dst in sorted(links)
+        if problem.arrays.medium[problem.device_index[src], problem.device_index[dst]] < 0
+    ]
     return broken
 
 
@@ -131,9 +169,10 @@ def _check_spans(plan: Plan, spans: Sequence[Span]) -> list[str]:
             if one.end_s > other.start_s + slack_s:
                 broken.append(f"'{resource}' does '{one.name}' and '{other.name}' at once")
     stage = {(s.micro_batch, s.name): s for s in spans if s.kind == "stage"}
+    alike = copies(plan.stages)
     moved = {(s.micro_batch, s.name, s.resource): s for s in spans if s.kind == "transfer"}
     for (k, name), span in stage.items():
-        for transfer in plan.stages[int(name.split()[1])].receives:
+        for transfer in alike[k % len(alike)][int(name.split()[1])].receives:
             arrival = moved.get((k, transfer.tensor, f"{transfer.src}->{transfer.dst}"))
             if arrival is None or arrival.end_s > span.start_s + slack_s:
                 broken.append(f"{name} starts before tensor '{transfer.tensor}' has arrived")

@@ -23,7 +23,7 @@ State = tuple[tuple[int, ...], int]
 
 
 @dataclass(frozen=True)
-class _Cuts:
+class Cuts:
     """Candidate cuts of an order; a cut at i separates what stands before i from the rest.
 
     Attributes:
@@ -79,7 +79,7 @@ def split_order(arrays: Arrays, order: Ints) -> Ints:
         InfeasibleError: no split fits the devices' memory.
     """
     groups = kinds(arrays)
-    cuts = _cuts(arrays, order, groups)
+    cuts = cuts_of(arrays, order, groups)
     num_cuts = len(cuts.positions)
     start = np.full(num_cuts, np.inf)
     start[0] = 0.0
@@ -106,7 +106,7 @@ def split_order(arrays: Arrays, order: Ints) -> Ints:
 
 
 def _extend(
-    cuts: _Cuts, value: dict[State, Floats], before: tuple[int, ...], last: int
+    cuts: Cuts, value: dict[State, Floats], before: tuple[int, ...], last: int
 ) -> tuple[Floats, Ints, Ints]:
     """value[j] = min over i, e of max(value[before, e][i], link, load of the stage from i to j).
 
@@ -128,12 +128,13 @@ def _extend(
     return best, arg, origin
 
 
-def _cuts(arrays: Arrays, order: Ints, groups: list[list[int]]) -> _Cuts:
+def cuts_of(arrays: Arrays, order: Ints, groups: list[list[int]], most: int = MAX_CUTS) -> Cuts:
+    """At most `most` candidate cuts of an order, and what stages between them cost."""
     n = arrays.num_ops
     place = np.empty(n, dtype=np.int64)
     place[order] = np.arange(n)
     first, last = _ends_of_tensors(arrays, place)
-    positions = _candidates(arrays, first, last, n)
+    positions = _candidates(arrays, first, last, most)
     c = len(positions)
     load = np.zeros((len(groups), c, c))
     for g, group in enumerate(groups):
@@ -161,7 +162,7 @@ def _cuts(arrays: Arrays, order: Ints, groups: list[list[int]]) -> _Cuts:
             elif p != q:
                 moved = arrays.transfer_s(np.arange(arrays.num_tensors), p, q)
                 carried[a, b] = _crossing(first, last, moved, n)[positions]
-    return _Cuts(positions, load, carried)
+    return Cuts(positions, load, carried)
 
 
 def _ends_of_tensors(arrays: Arrays, place: Ints) -> tuple[Ints, Ints]:
@@ -179,13 +180,14 @@ def _crossing(first: Ints, last: Ints, amount: Floats, n: int) -> Floats:
     return change.cumsum()[: n + 1]
 
 
-def _candidates(arrays: Arrays, first: Ints, last: Ints, n: int) -> Ints:
-    """All cuts, or of each of 700 buckets the one that the least crosses."""
-    if n <= MAX_CUTS:
+def _candidates(arrays: Arrays, first: Ints, last: Ints, most: int) -> Ints:
+    """All cuts, or of each of `most` buckets the one that the least crosses."""
+    n = arrays.num_ops
+    if n <= most:
         return np.arange(n + 1)
     amount = arrays.ends_s.max(axis=1) if arrays.serialised else arrays.num_bytes
     crossing = _crossing(first, last, amount, n)
-    buckets = np.array_split(np.arange(1, n), MAX_CUTS - 2)
+    buckets = np.array_split(np.arange(1, n), most - 2)
     return np.array([0, *(b[crossing[b].argmin()] for b in buckets), n])
 
 

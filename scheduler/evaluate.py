@@ -1,9 +1,11 @@
 """From a placement to a checked plan with its value and its gap."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from math import ceil
+from types import MappingProxyType
 
 import numpy as np
 
@@ -14,20 +16,30 @@ from scheduler.dispatch import most_waiting
 from scheduler.memory import check_memory, memory_needs
 from scheduler.plan import Plan, Stage, cut_runs, cut_stages
 from scheduler.problem import Placement, Problem
+from scheduler.replicas import copies, cycle
 from scheduler.stage_work import stage_work
 from scheduler.timeline import loads, stage_makespan
 
 
 def finish_plan(
-    problem: Problem, algorithm: str, placement: Placement, started_s: float, bound: float
+    problem: Problem,
+    algorithm: str,
+    placement: Placement,
+    started_s: float,
+    bound: float,
+    replicas: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> Plan:
     """Cut a placement into stages, check it, and value it.
+
+    `replicas`: further devices that do what a device does, for other micro-batches.
 
     Raises:
         InfeasibleError: memory, a missing link, a pin or the bound on latency forbids it.
     """
     _check_times(problem, placement)
     stages = cut_stages(problem.graph, placement)
+    if replicas:
+        stages = tuple(replace(s, replicas=replicas.get(s.device, ())) for s in stages)
     _check_links(problem, stages)
     if problem.objective == "latency" and len(stages) > 1 and not problem.trains_in_parts:
         stages = min(stages, cut_runs(problem.graph, placement), key=partial(_makespan, problem))
@@ -79,11 +91,15 @@ def in_flight_of(problem: Problem, stages: tuple[Stage, ...]) -> int:
     """
     if problem.trains_in_parts:
         return int(most_waiting(problem, stage_work(problem, stages)).max())
-    if len(stages) == 1 or problem.graph.is_sequential:
+    num_devices = sum(len(stage.devices) for stage in stages)
+    if num_devices == 1 or problem.graph.is_sequential:
         return 1
     load_s = loads(problem, stages).values()
     enough = 2 * ceil(sum(load_s) / max(load_s)) + 2 if max(load_s) > 0 else 1
-    most = min(len(stages) + 1, enough)
+    most = min(num_devices + 1, enough)
+    turn = cycle(stages)
+    if turn > 1:
+        most = turn * (ceil(most / turn) + 1)
     return min(most, problem.num_micro_batches) if problem.objective == "latency" else most
 
 
@@ -121,6 +137,6 @@ def _check_times(problem: Problem, placement: Placement) -> None:
 
 
 def _check_links(problem: Problem, stages: tuple[Stage, ...]) -> None:
-    for stage in stages:
+    for stage in (stage for copy in copies(stages) for stage in copy):
         for sent in stage.sends:
             problem.medium(sent.src, sent.dst)

@@ -27,7 +27,7 @@ LARGE_TABLE = 60_000
 def is_large(problem: Problem) -> bool:
     """Whether a problem is too large for a search."""
     num_ops, num_devices = problem.costs.seconds.shape
-    return num_ops > LARGE or num_ops * num_devices > LARGE_TABLE
+    return bool(num_ops > LARGE or num_ops * num_devices > LARGE_TABLE)
 
 
 def list_schedules(problem: Problem) -> Placement:

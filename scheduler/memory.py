@@ -1,6 +1,7 @@
 """Memory that a placement needs: parameters, live activations, gradients and states."""
 
 from collections import defaultdict
+from dataclasses import replace
 from itertools import accumulate
 
 from hardware.errors import InfeasibleError
@@ -33,7 +34,7 @@ def memory_needs(
     waiting = {d: (num_micro_batches - 1) * size for d, size in buffers.items()}
     if problem.trains_in_parts:
         waiting = _waiting_bytes(problem, stages, num_micro_batches)
-    return {
+    needs = {
         device: MemoryNeed(
             sum(graph.weights(ops).values()),
             peak_live_bytes(graph, ops) + waiting[device],
@@ -43,6 +44,11 @@ def memory_needs(
         )
         for device, ops in on_device.items()
     }
+    for stage in stages:
+        for name in stage.replicas:
+            limit_bytes = problem.memory_limit_bytes(name)
+            needs[name] = replace(needs[stage.device], limit_bytes=limit_bytes)
+    return needs
 
 
 def check_memory(needs: dict[str, MemoryNeed]) -> None:

@@ -27,6 +27,11 @@ class Stage:
     """Operators that run one after the other on one device.
 
     A stage starts when all it receives has arrived, and sends when its last operator is done.
+
+    Attributes:
+        receives, sends: between the devices that `placement` names.
+        replicas: further devices that run the stage, each with its weights: micro-batch k is run by
+            `devices[k mod n]`. All stages of a device have the same.
     """
 
     __pydantic_config__ = STRICT
@@ -35,6 +40,12 @@ class Stage:
     ops: tuple[str, ...]
     receives: tuple[Transfer, ...] = ()
     sends: tuple[Transfer, ...] = ()
+    replicas: tuple[str, ...] = ()
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The device and its replicas."""
+        return (self.device, *self.replicas)
 
 
 @dataclass(frozen=True)
@@ -97,7 +108,7 @@ class Plan:
     @property
     def devices(self) -> list[str]:
         """The devices that run something, in stage order."""
-        return list(dict.fromkeys(stage.device for stage in self.stages))
+        return list(dict.fromkeys(device for stage in self.stages for device in stage.devices))
 
     @property
     def transfers(self) -> list[Transfer]:

@@ -23,6 +23,7 @@ from scheduler.multilevel import multilevel
 from scheduler.peft import peft
 from scheduler.plan import Plan
 from scheduler.problem import Placement, Problem
+from scheduler.replicated import replicated
 from scheduler.round_robin import round_robin
 from scheduler.shortage import shortage
 from scheduler.single_device import memory_fill, single_device
@@ -49,6 +50,10 @@ ALGORITHMS: dict[str, Algorithm] = {
     "ideals_beam": ideals_beam,
 }
 """Algorithms that use all devices; `single_device:ID` is one more for every device."""
+
+
+REPLICATED = "replicated"
+"""The algorithm that puts stages on several devices; throughput and cost only."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ def solve(
     """
     many = algorithm == "auto" and is_large(problem)
     known = large_algorithms(problem) if many else algorithms(problem)
-    _check_name(algorithm, [*throughput.SEARCHES, *latency.SEARCHES, *known])
+    _check_name(algorithm, [*throughput.SEARCHES, *latency.SEARCHES, REPLICATED, *known])
     searches = algorithm in throughput.SEARCHES and not many
     anneals = problem.objective == "latency" and time_limit_s > 0 and not many
     proves = algorithm in latency.SEARCHES or (algorithm == "auto" and anneals)
@@ -178,6 +183,16 @@ def solve(
         except InfeasibleError as refusal:
             refusals["search"] = str(refusal)
         plans = [with_bound(plan, bound) for plan in plans]
+    may_replicate = problem.replicate and not many and algorithm == "auto"
+    asked = may_replicate or algorithm == REPLICATED
+    if asked and problem.objective != "latency" and problem.latency_bound_s is None:
+        started_s = time.perf_counter()
+        try:
+            placed, replicas = replicated(problem)
+            bound = lower_bound(problem, replicas=True)
+            plans.append(finish_plan(problem, REPLICATED, placed, started_s, bound, replicas))
+        except InfeasibleError as refusal:
+            refusals[REPLICATED] = str(refusal)
     if not plans:
         if problem.latency_bound_s is not None and "latency" in refusals:
             raise InfeasibleError(f"no plan for '{problem.graph.name}': {refusals['latency']}")

@@ -37,6 +37,7 @@ class Problem:
         communication: `overlapped`: transfers occupy links (those of one medium together), and
             devices compute meanwhile. `serialised`: a device spends time on what it sends (once
             per tensor) and on what it receives, over its fastest link; CPUs pay nothing.
+        replicate: whether `auto` may put a stage on several devices, micro-batches in turn.
         latency_bound_s: with objective `cost`, plans slower than this are refused.
         pipeline: order of forward and backward passes where a training step has several
             micro-batches; see `scheduler/dispatch.py`.
@@ -54,6 +55,7 @@ class Problem:
     colocated: tuple[tuple[str, ...], ...] = ()
     communication: Communication = "overlapped"
     latency_bound_s: float | None = None
+    replicate: bool = False
     pipeline: Pipeline = "1f1b"
 
     def __post_init__(self) -> None:

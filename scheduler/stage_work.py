@@ -1,7 +1,7 @@
 """Stages and transfers of a plan as arrays: how long each takes and what it waits for."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scheduler.arrays import Floats, Ints
 from scheduler.plan import Stage
 from scheduler.problem import Problem
+from scheduler.replicas import copies
 
 FORWARD, BACKWARD, OPTIMIZER = range(3)
 PHASES = {"forward": FORWARD, "backward": BACKWARD, "optimizer": OPTIMIZER}
@@ -63,9 +64,32 @@ class StageWork(NamedTuple):
 def stage_work(problem: Problem, stages: Sequence[Stage]) -> StageWork:
     """Write stages as arrays. O(operators + transfers).
 
+    Where stages have replicas, a whole cycle of micro-batches counts as one: stage i of its k-th is
+    stage k * s + i.
+
     Raises:
         InfeasibleError: no link joins two devices between which a tensor must pass.
     """
+    works = [_stage_work(problem, copy) for copy in copies(stages)]
+    if len(works) == 1:
+        return works[0]
+    device = np.concatenate([work.device for work in works])
+    phase = np.concatenate([work.phase for work in works])
+    first, following = _chains(device, phase, len(problem.device_index))
+    shift = {"op_start": "op", "send_start": "link", "reader": "seconds"}
+    joined: dict[str, Any] = {}
+    for name in StageWork._fields:
+        parts = [getattr(w, name) for w in works]
+        if name in shift:
+            size = len(getattr(works[0], shift[name]))
+            parts = [part + k * size for k, part in enumerate(parts)]
+            if name != "reader":
+                parts = [*(part[:-1] for part in parts[:-1]), parts[-1]]
+        joined[name] = np.concatenate(parts)
+    return StageWork(**{**joined, "first": first, "following": following})
+
+
+def _stage_work(problem: Problem, stages: Sequence[Stage]) -> StageWork:
     row, column = problem.op_index, problem.device_index
     op = np.array([row[name] for stage in stages for name in stage.ops], dtype=np.int64)
     op_start = _starts([len(stage.ops) for stage in stages])

@@ -19,6 +19,7 @@ from scheduler.dispatch import (
 )
 from scheduler.plan import Plan, Stage
 from scheduler.problem import Problem
+from scheduler.replicas import copies, cycle
 from scheduler.stage_work import StageWork, stage_work
 
 RULES = {"1f1b": ONE_FORWARD_ONE_BACKWARD, "gpipe": ALL_FORWARD_FIRST}
@@ -44,16 +45,26 @@ class Span:
 
 
 def loads(problem: Problem, stages: tuple[Stage, ...]) -> dict[str, float]:
-    """Seconds of work per micro-batch of every device and shared medium that a plan uses."""
-    device = np.zeros(len(problem.op_index), dtype=np.int64)
-    for stage in stages:
-        device[[problem.op_index[name] for name in stage.ops]] = problem.device_index[stage.device]
-    load = problem.arrays.loads(device)
-    used = {stage.device for stage in stages}
-    if not problem.arrays.serialised:
-        used |= {problem.medium(sent.src, sent.dst) for s in stages for sent in s.sends}
+    """Seconds of work per micro-batch of every device and shared medium that a plan uses.
+
+    The mean over a cycle of micro-batches, where stages have replicas.
+    """
     names = [*problem.costs.devices, *problem.media]
-    return {name: float(load[i]) for i, name in enumerate(names) if name in used}
+    load: dict[str, list[float]] = defaultdict(list)
+    alike = copies(stages)
+    for copy in alike:
+        device = np.zeros(len(problem.op_index), dtype=np.int64)
+        for stage in copy:
+            rows = [problem.op_index[name] for name in stage.ops]
+            device[rows] = problem.device_index[stage.device]
+        used = {stage.device for stage in copy}
+        if not problem.arrays.serialised:
+            used |= {problem.medium(sent.src, sent.dst) for s in copy for sent in s.sends}
+        of_copy = dict(zip(names, problem.arrays.loads(device).tolist(), strict=False))
+        for name in names:
+            if name in used:
+                load[name].append(of_copy[name])
+    return {name: sum(load[name]) / len(alike) for name in names if name in load}
 
 
 def stage_timeline(
@@ -76,6 +87,8 @@ class Timeline:
     Attributes:
         stage_order: k * s + i for stage i of micro-batch k.
         transfer_order: k * t + j for transfer j of micro-batch k.
+
+    Where stages have replicas, `work` is that of a whole cycle of micro-batches.
     """
 
     work: StageWork
@@ -92,11 +105,18 @@ def run_stages(
     Raises:
         InfeasibleError: no link joins two devices between which a tensor must pass.
     """
-    work = stage_work(problem, stages)
-    times = no_times(num_micro_batches, work)
+    at_once = cycle(stages) if num_micro_batches > 1 else 1
+    work = stage_work(problem, stages if num_micro_batches > 1 else copies(stages)[0])
+    times = no_times(num_micro_batches // at_once, work)
     most = most_waiting(problem, work)
     rule = RULES[problem.pipeline] if problem.trains_in_parts else OLDEST_FIRST
-    return Timeline(work, times, *dispatch(work, rule, most, in_flight, times))
+    orders = dispatch(work, rule, most, max(1, in_flight // at_once), times)
+    return Timeline(work, by_micro_batch(times, num_micro_batches), *orders)
+
+
+def by_micro_batch(times: Times, num_micro_batches: int) -> Times:
+    """Times with a row for every micro-batch, from those with a row for every cycle."""
+    return Times(*(part.reshape(num_micro_batches, -1) for part in times))
 
 
 def spans_of(
@@ -104,16 +124,20 @@ def spans_of(
 ) -> list[Span]:
     """Stages and transfers as spans, in the given orders."""
     spans = []
+    alike = copies(stages)
     for task in stage_order.tolist():
         k, i = divmod(task, len(stages))
         start_s, end_s = times.start_s.item(k, i), times.end_s.item(k, i)
-        spans.append(Span(f"stage {i}", "stage", stages[i].device, start_s, end_s, k))
-    sends = [sent for stage in stages for sent in stage.sends]
+        spans.append(
+            Span(f"stage {i}", "stage", alike[k % len(alike)][i].device, start_s, end_s, k)
+        )
+    sends = [[sent for stage in copy for sent in stage.sends] for copy in alike]
     for task in transfer_order.tolist():
-        k, t = divmod(task, len(sends))
-        link = f"{sends[t].src}->{sends[t].dst}"
+        k, t = divmod(task, len(sends[0]))
+        sent = sends[k % len(alike)][t]
+        link = f"{sent.src}->{sent.dst}"
         start_s, end_s = times.left_s.item(k, t), times.arrived_s.item(k, t)
-        spans.append(Span(sends[t].tensor, "transfer", link, start_s, end_s, k))
+        spans.append(Span(sent.tensor, "transfer", link, start_s, end_s, k))
     return spans
 
 
@@ -140,7 +164,8 @@ def device_order(
     """The (micro-batch, stage) pairs of every device in the order in which it runs them."""
     timeline = run_stages(problem, plan.stages, plan.in_flight, num_micro_batches)
     order: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    alike = copies(plan.stages)
     for task in timeline.stage_order.tolist():
         k, i = divmod(task, len(plan.stages))
-        order[plan.stages[i].device].append((k, i))
+        order[alike[k % len(alike)][i].device].append((k, i))
     return dict(order)

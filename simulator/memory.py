@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scheduler.arrays import Floats, Ints, csr
 from scheduler.memory import gradients, has_own_memory, local_root, memory_needs
@@ -34,6 +35,7 @@ def memory_over_time(problem: Problem, plan: Plan, timeline: Timeline) -> dict[s
     followed = min(m, plan.in_flight + plan.num_micro_batches)
     copies = _copies(problem, plan)
     birth_s, death_s = _lives(timeline, copies, followed)
+    birth_s[_elsewhere(problem, plan, copies.device, followed)] = np.nan
     if followed < m:
         until_s = float(np.nanmin(timeline.times.start_s[followed]))
         birth_s = np.where(birth_s < until_s, birth_s, np.nan)
@@ -43,6 +45,14 @@ def memory_over_time(problem: Problem, plan: Plan, timeline: Timeline) -> dict[s
         device: _use(need, _Lives.of(copies, problem.device_index[device], birth_s, death_s))
         for device, need in needs.items()
     }
+
+
+def _elsewhere(problem: Problem, plan: Plan, device: Ints, followed: int) -> NDArray[np.bool_]:
+    """(followed, copies) whether another replica runs the micro-batch."""
+    turns = np.ones(len(problem.costs.devices), dtype=np.int64)
+    for stage in plan.stages:
+        turns[problem.device_index[stage.device]] = len(stage.devices)
+    return np.asarray(np.arange(followed)[:, None] % turns[device] > 0)
 
 
 @dataclass(frozen=True)

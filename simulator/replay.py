@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Literal
 
 import numpy as np
@@ -12,9 +13,10 @@ from scheduler.arrays import Floats
 from scheduler.dispatch import Times
 from scheduler.plan import Plan
 from scheduler.problem import Problem
+from scheduler.replicas import copies, cycle
 from scheduler.report import Quantiles, Report
-from scheduler.stage_work import StageWork
-from scheduler.timeline import Span, Timeline, last_end_s, run_stages, spans_of
+from scheduler.stage_work import StageWork, stage_work
+from scheduler.timeline import Span, Timeline, by_micro_batch, last_end_s, run_stages, spans_of
 from simulator.agenda import Agenda, Sharing, agenda_of
 from simulator.fast_pipeline import run_fast
 from simulator.memory import memory_over_time
@@ -68,9 +70,11 @@ def replay(problem: Problem, plan: Plan, choice: ReplayChoice = DEFAULT) -> Repo
     if problem.graph.is_sequential or plan.in_flight == 1:
         steady, window, done = alone, (0.0, latency_s), plan.num_micro_batches
     else:
-        num = max(24, 6 * plan.in_flight + 4 * plan.num_micro_batches)
+        turn = cycle(plan.stages)
+        num = turn * ceil(max(24, 6 * plan.in_flight + 4 * plan.num_micro_batches) / turn)
         steady = replayed(problem, plan, num, choice)
         fill = min(plan.in_flight + 2, num // 2)
+        fill += (num - 1 - fill) % turn
         ends = np.nanmax(steady.times.end_s, axis=1)
         window, done = (float(ends[fill]), float(ends[-1])), num - 1 - fill
     throughput = done * problem.graph.samples / (window[1] - window[0])
@@ -79,8 +83,9 @@ def replay(problem: Problem, plan: Plan, choice: ReplayChoice = DEFAULT) -> Repo
         placed[plan.placement[op.name]].append(row)
     low, high = problem.costs.band(placed)
     carried: dict[str, float] = defaultdict(float)
-    for transfer in plan.transfers:
-        carried[f"{transfer.src}->{transfer.dst}"] += transfer.num_bytes
+    alike = copies(plan.stages)
+    for transfer in (sent for copy in alike for stage in copy for sent in stage.sends):
+        carried[f"{transfer.src}->{transfer.dst}"] += transfer.num_bytes / len(alike)
     return Report(
         latency_s=Quantiles(*[latency_s] * 5),
         throughput_per_s=throughput,
@@ -103,12 +108,15 @@ def replayed(
     Under `fifo` a medium keeps the timeline's order, too; else a link is first come first served.
     """
     planned = run_stages(problem, plan.stages, plan.in_flight, num_micro_batches)
-    agenda = agenda_of(planned, plan.in_flight, choice.sharing)
+    turn = cycle(plan.stages) if num_micro_batches > 1 else 1
+    agenda = agenda_of(planned, max(1, plan.in_flight // turn), choice.sharing)
     engine = choice.engine
     if engine == "auto":
         few = num_micro_batches * (len(plan.stages) + len(plan.placement)) <= FEW
         engine = "simpy" if few else "fast"
-    return replace(planned, times=ENGINES[engine](planned.work, agenda, num_micro_batches))
+    times = ENGINES[engine](planned.work, agenda, num_micro_batches // turn)
+    work = planned.work if turn == 1 else stage_work(problem, copies(plan.stages)[0])
+    return replace(planned, work=work, times=by_micro_batch(times, num_micro_batches))
 
 
 def simulate(
@@ -143,9 +151,9 @@ def _op_spans(problem: Problem, plan: Plan, timeline: Timeline) -> list[Span]:
     order = np.argsort(start_s[k, o], kind="stable")
     k, o = k[order], o[order]
     names = [op.name for op in problem.graph.ops]
-    devices = [s.device for s in plan.stages]
+    devices = [[stage.device for stage in copy] for copy in copies(plan.stages)]
     spans = [
-        Span(names[row], "op", devices[i], a, b, number)
+        Span(names[row], "op", devices[number % len(devices)][i], a, b, number)
         for row, i, a, b, number in zip(
             work.op[o].tolist(),
             stage[o].tolist(),
@@ -164,7 +172,8 @@ def _busy(plan: Plan, timeline: Timeline) -> Mapping[str, float]:
     busy = defaultdict[str, float](float)
     seconds = (~np.isnan(timeline.times.start_s)).mean(axis=0) * timeline.work.seconds
     for stage, busy_s in zip(plan.stages, seconds.tolist(), strict=True):
-        busy[stage.device] += busy_s
+        for device in stage.devices:
+            busy[device] += busy_s / len(stage.devices)
     return dict(busy)
 
 
@@ -172,11 +181,14 @@ def _utilization(plan: Plan, timeline: Timeline, window: tuple[float, float]) ->
     """Share of a window that each device and link is busy."""
     times = timeline.times
     busy = defaultdict[str, float](float)
-    names = [stage.device for stage in plan.stages]
-    names += [f"{sent.src}->{sent.dst}" for sent in plan.transfers]
+    alike = copies(plan.stages)
     start_s = np.concatenate([times.start_s, times.left_s], axis=1)
     end_s = np.concatenate([times.end_s, times.arrived_s], axis=1)
     overlap_s = np.minimum(end_s, window[1]) - np.maximum(start_s, window[0])
-    for name, seconds in zip(names, np.nansum(np.fmax(overlap_s, 0), axis=0).tolist(), strict=True):
-        busy[name] += seconds
+    for k, copy in enumerate(alike):
+        names = [stage.device for stage in copy]
+        names += [f"{sent.src}->{sent.dst}" for stage in copy for sent in stage.sends]
+        total_s = np.nansum(np.fmax(overlap_s[k :: len(alike)], 0), axis=0)
+        for name, seconds in zip(names, total_s.tolist(), strict=True):
+            busy[name] += seconds
     return {name: seconds / (window[1] - window[0]) for name, seconds in busy.items()}

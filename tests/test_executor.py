@@ -318,6 +318,20 @@ def test_executed_plans_equal_the_unsplit_model(workers, split, m):
     assert set(report.busy_s) == {"cpu0", "cpu1"}
 
 
+@pytest.mark.parametrize("m", [1, 2])
+def test_replicas_take_turns_and_give_the_unsplit_output(workers, m):
+    model = load_model("zoo:cifar10-cnn", 4, "float32", m)
+    graph = capture("zoo:cifar10-cnn", 4 // m)
+    problem, _ = _plan_by_hand(workers, model, graph, m, "contiguous")
+    place = dict.fromkeys(graph.by_name, "cpu0")
+    plan = finish_plan(problem, "replicated", place, 0.0, 0.0, {"cpu0": ("cpu1",)})
+    _, reference = run_whole_in(workers, "cpu1", model, 4, quiet)
+    execution = execute(workers, model, plan, problem, reference, quiet)
+    assert execution.outputs_agree
+    turns = {(s.resource, s.micro_batch % 2) for s in execution.report.pipeline_spans}
+    assert turns == {("cpu0", 0), ("cpu1", 1)}
+
+
 def _plan_by_hand(workers, model: LoadedModel, graph, m, split):
     from conftest import make_cluster
 
