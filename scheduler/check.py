@@ -25,11 +25,10 @@ def check_plan(problem: Problem, plan: Plan, spans: Sequence[Span] = ()) -> list
     after what it reads; every crossing tensor sent and received once. Spans, where given: one
     thing at a time on a device or link, transfers and operators after what they wait for.
     """
-    broken = _check_placement(problem, plan)
+    broken = _check_placement(problem, plan) or _check_replicas(problem, plan)
     if broken:
         return broken
     return [
-        *_check_replicas(problem, plan),
         *_check_stages(problem, plan),
         *_check_memory(problem, plan),
         *_check_spans(plan, spans),
