@@ -177,6 +177,7 @@ def prepare(
         rent(scenario)[0],
         num_micro_batches,
         latency_bound_s=scenario.constraints.latency_bound_s,
+        replicate=scenario.constraints.replicate,
         colocated=groups_of(at_grain(graph, scenario.grain))
         + (sharing_weights(graph) if graph.mode == "training" else ()),
         pipeline=scenario.pipeline,

@@ -157,12 +157,14 @@ class Constraints:
 
     Attributes:
         latency_bound_s: with objective `cost`, seconds that a batch may take.
+        replicate: whether a stage may sit on several devices, which take micro-batches in turn.
     """
 
     __pydantic_config__ = STRICT
     pin: dict[str, str] = field(default_factory=dict)
     memory_headroom: float = 0.1
     latency_bound_s: float | None = None
+    replicate: bool = False
 
 
 @dataclass(frozen=True)
