@@ -95,6 +95,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--time-limit", type=float, default=8.0, metavar="S",
         help="seconds for search and bounds (default 8); 0 answers from heuristics alone",
     )  # fmt: skip
+    plan.add_argument(
+        "--explain", action="store_true", help="say why: alternatives, what binds, what would help"
+    )
     plan.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the plan here")
     for name, text in (
         ("simulate", "predict latency, throughput, utilisation and cost"),

@@ -12,10 +12,11 @@ from typing import Any
 import yaml
 
 from hardware.cluster_file import read_cluster
-from hardware.documents import write_json
+from hardware.documents import to_plain, write_json
 from hardware.units import format_seconds, format_usd
 from scheduler.coarsen import at_grain
 from scheduler.evaluate import in_flight_of
+from scheduler.explain import explain
 from scheduler.graph import Graph
 from scheduler.graph_file import read_graph
 from scheduler.instances import is_instance
@@ -26,6 +27,7 @@ from ui import files, pipeline, prepare, sizing, terminal
 from ui.calibration import calibrate as calibrate
 from ui.emit import emit
 from ui.exits import DONE, INFEASIBLE, INTERRUPTED, RUN_FAILED
+from ui.explained import show_explanation
 from ui.generation_traffic import serve_generations
 from ui.inventory import devices as devices
 from ui.inventory import prices as prices
@@ -117,10 +119,17 @@ def plan(arguments: argparse.Namespace) -> int:
     assert prepared.solution is not None
     document = files.plan_document(prepared.solution.best, scenario)
     document["provenance"] = files.provenance(prepared)
+    best, problem = prepared.solution.best, prepared.problem
+    document["left_out"] = [d for d in problem.costs.devices if d not in best.devices]
+    explanation = explain(problem, best) if arguments.explain else None
+    if explanation:
+        document["explanation"] = to_plain(explanation)
     if arguments.output:
         write_json(arguments.output, document)
     if not emit(arguments, document):
         terminal.show_plans(prepared)
+        if explanation:
+            show_explanation(best, explanation)
         terminal.show_provenance(prepared)
         if not arguments.output:
             terminal.out.print("Add -o plan.json to keep the plan, --json to print it.")

@@ -69,7 +69,8 @@ def read_plan(path: Path) -> tuple[Plan, Scenario]:
     """
     raw = read_raw(path)
     scenario = raw.pop("scenario", None)
-    raw.pop("provenance", None)
+    for key in ("provenance", "left_out", "explanation"):
+        raw.pop(key, None)
     if not scenario:
         raise ValueError(f"{path}: this plan was made from a graph file, without a scenario")
     return parse(raw, Plan, str(path)), parse_scenario(scenario, str(path), path.stem)

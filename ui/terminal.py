@@ -131,7 +131,11 @@ def show_plans(prepared: Prepared) -> None:
     table(title, ["algorithm", "value", "gap", "stages", "devices"], rows)
     if prepared.solution.best.splits and prepared.unsplit:
         out.print(_splits_text(prepared.solution.best, prepared.unsplit, prepared.problem))
-    show_memory(prepared.solution.best)
+    best = prepared.solution.best
+    unused = [d for d in prepared.problem.costs.devices if d not in best.devices]
+    if unused:
+        out.print(f"Left out: {', '.join(unused)}; no plan found with more devices is better.\n")
+    show_memory(best)
 
 
 def _splits_text(best: Plan, unsplit: Plan, problem: Problem) -> str:

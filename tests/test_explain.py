@@ -1,0 +1,92 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import make_chain, make_cluster, make_problem
+
+from hardware.documents import write_json
+from scheduler.evaluate import finish_plan
+from scheduler.explain import explain
+from scheduler.graph_file import graph_document
+from scheduler.portfolio import solve
+from ui.cli import main
+
+
+def test_a_device_that_only_hurts_is_left_out_with_what_it_would_cost():
+    seconds = np.column_stack([np.ones(4), np.ones(4), 9 * np.ones(4)])
+    problem = make_problem(make_chain(4), seconds, make_cluster("abc"))
+    plan = solve(problem).best
+    found = explain(problem, plan)
+    assert plan.value == pytest.approx(2.0)
+    assert [(e.device, e.value) for e in found.left_out] == [("c", pytest.approx(9.0))]
+
+
+def test_the_largest_load_binds_and_relief_is_what_replanning_the_same_placement_gives():
+    problem = make_problem(make_chain(3), np.column_stack([np.ones(3), np.ones(3)]))
+    plan = finish_plan(problem, "any", {"o0": "a", "o1": "a", "o2": "b"}, 0.0, 0.0)
+    found = explain(problem, plan)
+    assert found.binds == "a"
+    assert found.busy_s["a"] == 2.0
+    assert found.reliefs[0].change == "'a' 10 % faster"
+    assert found.reliefs[0].value == pytest.approx(2.0 / 1.1)
+    seat = next(seat for seat in found.seats if seat.op == "o1")
+    assert [(e.device, e.value) for e in seat.alternatives] == [("b", 2.0)]
+
+
+def test_a_link_can_bind():
+    cluster = make_cluster(bytes_per_s=10.0)
+    problem = make_problem(make_chain(2), np.ones((2, 2)), cluster)
+    plan = finish_plan(problem, "any", {"o0": "a", "o1": "b"}, 0.0, 0.0)
+    found = explain(problem, plan)
+    assert found.binds == "a->b"
+    assert found.reliefs[0].change == "'a->b' 10 % more bandwidth"
+    assert found.reliefs[0].value == pytest.approx(4.0 / 1.1)
+    slow = explain(replace(problem, objective="latency"), plan)
+    assert slow.busy_s == {"a": 1.0, "a->b": 4.0, "b": 1.0}
+
+
+def test_why_an_alternative_is_none():
+    problem = make_problem(make_chain(2), np.ones((2, 2)), pins={"o0": "a"})
+    found = explain(problem, solve(problem, "single_device:a").best)
+    seat = next(seat for seat in found.seats if seat.op == "o0")
+    assert seat.alternatives[0].value is None
+    assert "pinned" in seat.alternatives[0].reason
+
+
+def test_memory_that_binds_is_replanned_with_more():
+    chain = make_chain(4)
+    ops = tuple(replace(op, weights={f"w{i}": 2**28}) for i, op in enumerate(chain.ops))
+    graph = replace(chain, ops=ops)
+    cluster = make_cluster(memory_bytes=2**29 + 2**16)
+    problem = make_problem(
+        graph, np.column_stack([np.ones(4), 9 * np.ones(4)]), cluster, memory_headroom=0.0
+    )
+    plan = solve(problem).best
+    found = explain(problem, plan)
+    assert "a" in found.full
+    relief = next(r for r in found.reliefs if r.change == "'a' 1 GiB more memory")
+    assert relief.value == 4.0 < plan.value == 18.0
+
+
+def test_plan_explain_through_the_command_line(tmp_path, capsys):
+    graph = make_chain(4, flops=1e9)
+    write_json(tmp_path / "g.json", graph_document(graph))
+    profile = {"kind": "gpu", "memory_bytes": 10**9, "memory_bytes_per_s": 1e12}
+    profile["provenance"] = {"level": "literal", "source": "test"}
+    devices = {
+        "fast": {**profile, "peak_flops_per_s": {"float32": 1e12}},
+        "slow": {**profile, "peak_flops_per_s": {"float32": 1e9}},
+    }
+    link = {"between": ["fast", "slow"], "bytes_per_s": 1e9, "latency_s": 1e-6}
+    write_json(tmp_path / "c.json", {"devices": devices, "links": [link]})
+    arguments = ["plan", "--graph", str(tmp_path / "g.json"), "--cluster", str(tmp_path / "c.json")]
+    assert main([*arguments, "--time-limit", "0", "--explain", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["left_out"] == ["slow"]
+    assert document["explanation"]["binds"] == "fast"
+    assert document["explanation"]["left_out"][0]["device"] == "slow"
+    assert main([*arguments, "--time-limit", "0", "--explain"]) == 0
+    text = capsys.readouterr().out
+    assert "Left out: slow" in text
+    assert "'fast' 10 % faster" in text
