@@ -129,7 +129,7 @@ def plan(arguments: argparse.Namespace) -> int:
     if not emit(arguments, document):
         terminal.show_plans(prepared)
         if explanation:
-            show_explanation(best, explanation)
+            show_explanation(problem, best, explanation)
         terminal.show_provenance(prepared)
         if not arguments.output:
             terminal.out.print("Add -o plan.json to keep the plan, --json to print it.")
