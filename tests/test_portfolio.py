@@ -1,0 +1,63 @@
+import itertools
+
+import numpy as np
+import pytest
+from conftest import make_cluster, make_graph, make_problem
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hardware.errors import InfeasibleError
+from scheduler.check import check_plan
+from scheduler.evaluate import finish_plan
+from scheduler.portfolio import solve
+
+
+@st.composite
+def problems(draw):
+    n, d = draw(st.integers(1, 5)), draw(st.integers(1, 3))
+    parents = {f"o{i}": [f"o{j}" for j in range(i) if draw(st.booleans())] for i in range(n)}
+    seconds = [[draw(st.integers(1, 9)) for _ in range(d)] for _ in range(n)]
+    cluster = make_cluster("abc"[:d], bytes_per_s=draw(st.sampled_from([8.0, 80.0])))
+    pins = {"o0": "a"} if draw(st.booleans()) else {}
+    together = (("o0", f"o{n - 1}"),) if n > 1 and draw(st.booleans()) else ()
+    graph = make_graph(parents)
+    if draw(st.booleans()):
+        cluster = make_cluster("abc"[:d], memory_bytes=draw(st.integers(100, 300)))
+    return make_problem(
+        graph, seconds, cluster, objective=draw(st.sampled_from(["latency", "throughput"])),
+        pins=pins, colocated=together, memory_headroom=0.0,
+        communication=draw(st.sampled_from(["overlapped", "serialised"])),
+    )  # fmt: skip
+
+
+def brute_force(problem):
+    """The least value of all placements, each device running its operators in graph order."""
+    best = np.inf
+    names = [op.name for op in problem.graph.ops]
+    for devices in itertools.product(problem.costs.devices, repeat=len(names)):
+        try:
+            plan = finish_plan(problem, "any", dict(zip(names, devices, strict=True)), 0.0, 0.0)
+        except InfeasibleError:
+            continue
+        if not check_plan(problem, plan):
+            best = min(best, plan.value)
+    return best
+
+
+@settings(max_examples=40, deadline=None)
+@given(problems())
+def test_every_plan_of_every_algorithm_is_valid_and_above_its_bound(problem):
+    best = brute_force(problem)
+    try:
+        solution = solve(problem)
+    except InfeasibleError:
+        return
+    for plan in solution.plans:
+        assert check_plan(problem, plan) == [], plan.algorithm
+        assert plan.lower_bound <= plan.value
+        if problem.objective == "throughput":
+            assert plan.lower_bound <= best * (1 + 1e-6)
+            assert plan.value >= best * (1 - 1e-9)
+    assert np.isfinite(best) or problem.objective == "latency"
+    if solution.best.gap == 0 and problem.objective == "throughput":
+        assert solution.best.value == pytest.approx(best)
