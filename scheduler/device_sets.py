@@ -17,7 +17,7 @@ from scheduler.arrays import Arrays, Floats, Ints
 from scheduler.orders import hyperedges
 
 MOST_STATES = 300
-OUTSIDE, INSIDE, MIXED = 0, 1, 2
+OUTSIDE, INSIDE, MIXED, UNKNOWN = range(4)
 
 
 class Steps(NamedTuple):
@@ -54,20 +54,20 @@ class Toll(NamedTuple):
     """What a tensor costs: the set, and the rest of the operators, by its ends.
 
     Attributes:
-        inside: seconds of the set where it holds some of the ends but not all.
-        outside: seconds of the rest in that case.
+        outside: seconds of the rest where the set holds some of the ends but not all.
+        inside: seconds of the set in that case.
         abroad: whether it has ends elsewhere too: then each side pays as soon as it holds one.
     """
 
+    outside: float
     inside: float
-    outside: float = 0.0
     abroad: bool = False
 
 
 def steps_of(arrays: Arrays, device: int, order: Ints) -> Steps:
     """Transitions for the sets that one device may hold."""
     paid = arrays.ends_s[:, device] if arrays.serialised else np.zeros(arrays.num_tensors)
-    tolls = [Toll(float(seconds)) for seconds in paid]
+    tolls = [Toll(0.0, float(seconds)) for seconds in paid]
     return transitions(hyperedges(arrays)[0], tolls, order)
 
 
@@ -126,22 +126,28 @@ def _moves(
     tolls: list[Toll],
 ) -> list[tuple[tuple[int, ...], int, int, float, float]]:
     """(next state's key, state, takes, seconds of the set and of the rest) of one step."""
+    first = [e for e in mine if e not in opened]
+    place = {e: k for k, e in enumerate([*opened, *first])}
+    touched = [(place[e], tolls[e]) for e in mine]
+    kept = [place[e] for e in still]
     moves = []
     for key, s in states.items():
         for take in (OUTSIDE, INSIDE):
-            side = dict(zip(opened, key, strict=True))
+            side = [*key, *(UNKNOWN for _ in first)]
             pays = [0.0, 0.0]
-            for e in mine:
-                before = side.get(e)
-                mixed = before not in (None, MIXED, take)
-                if tolls[e].abroad:
-                    if before is None or mixed:
-                        pays[take] += tolls[e].inside if take == INSIDE else tolls[e].outside
+            for k, toll in touched:
+                before = side[k]
+                mixed = before == 1 - take
+                if toll.abroad:
+                    if before == UNKNOWN or mixed:
+                        pays[take] += toll[take]
                 elif mixed:
-                    pays[INSIDE] += tolls[e].inside
-                    pays[OUTSIDE] += tolls[e].outside
-                side[e] = MIXED if mixed or before == MIXED else take
-            moves.append((tuple(side[e] for e in still), s, take, pays[INSIDE], pays[OUTSIDE]))
+                    pays[OUTSIDE] += toll[OUTSIDE]
+                    pays[INSIDE] += toll[INSIDE]
+                if mixed or before == UNKNOWN:
+                    side[k] = MIXED if mixed else take
+            new = tuple([side[k] for k in kept])
+            moves.append((new, s, take, pays[INSIDE], pays[OUTSIDE]))
     return moves
 
 

@@ -44,7 +44,7 @@ def exchange(
         here = [u for u in ends if mine[u]]
         if here:
             pins.append(here)
-            paid = float(arrays.ends_s[t, a]), float(arrays.ends_s[t, b])
+            paid = float(arrays.ends_s[t, b]), float(arrays.ends_s[t, a])
             tolls.append(Toll(*paid, abroad=len(here) < len(ends)))
     steps = transitions(pins, tolls, order[mine[order]])
     if not len(steps.order) or not 0 < value < np.inf:
