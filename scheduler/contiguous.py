@@ -144,7 +144,7 @@ def cuts_of(arrays: Arrays, order: Ints, groups: list[list[int]], most: int = MA
         for amount, limit in (
             (np.where(never, 0.0, seconds), np.inf),
             (never.astype(float), 0.5),
-            (arrays.op_bytes[order], arrays.limit_bytes[device]),
+            (arrays.op_bytes[order], min(arrays.limit_bytes[device], np.finfo(float).max)),
         ):
             prefix = np.append(0.0, amount.cumsum())[positions]
             stage = prefix[None, :] - prefix[:, None]
