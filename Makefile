@@ -52,6 +52,7 @@ bench-scheduler: $(BENCH_READY)
 bench-simulator: $(BENCH_READY)
 	$(BIN)/python -m benchmarks.simulator_replay
 	$(BIN)/python -m benchmarks.simulator_queueing
+	$(BIN)/python -m benchmarks.simulator_generation --trace $(DATA)/traces/AzureLLMInferenceTrace_conv.csv
 	$(BIN)/python -m benchmarks.serving_vllm --data $(DATA)/serving/llmservingsim
 
 clean:

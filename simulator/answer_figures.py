@@ -130,6 +130,7 @@ def _series(run: Answers, fleets: Sequence[Fleet]) -> dict[str, Array]:
     time_s = run.pools[0].sample_s
     series: dict[str, Array] = {"time_s": time_s}
     if len(time_s):
+        series["time_s"] = time_s - time_s[0] / 2
         edges = np.array([0.0, *time_s])
         arrived = np.histogram(run.requests.arrival_s, edges)[0]
         series["arrivals_per_s"] = arrived / np.diff(edges)

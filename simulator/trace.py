@@ -62,7 +62,10 @@ def read_trace(path: Path) -> Requests:
             in order or a number of tokens.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise ValueError(
+            f"{path}: no such file; a trace is a CSV of times and, for generations, tokens, as "
+            "AzureLLMInferenceTrace_conv.csv of https://github.com/Azure/AzurePublicDataset"
+        )
     return _read_version(path, path.stat().st_mtime_ns)
 
 
