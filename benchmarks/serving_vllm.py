@@ -49,13 +49,11 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(rows))
         return
-    print(
-        f"{'run':24} {'step times':16} {'e2e %':>6} {'TPOT %':>7} {'TTFT %':>7} preempted   (asked: 3, 3, 12)"
-    )
+    head = f"{'run':24} {'step times':16} {'e2e %':>6} {'TPOT %':>7} {'TTFT %':>7} preempted"
+    print(f"{head}   (asked: 3, 3, 12)")
     for r in rows:
-        print(
-            f"{r['run']:24} {r['source']:16} {r['e2e']:6.2f} {r['tpot']:7.2f} {r['ttft']:7.2f} {r['preempted']:9}"
-        )
+        figures = f"{r['e2e']:6.2f} {r['tpot']:7.2f} {r['ttft']:7.2f} {r['preempted']:9}"
+        print(f"{r['run']:24} {r['source']:16} {figures}")
 
 
 def sources(run: Path) -> list[str]:
