@@ -3,7 +3,7 @@
 import difflib
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -51,6 +51,11 @@ ALGORITHMS: dict[str, Algorithm] = {
 }
 """Algorithms that use all devices; `single_device:ID` is one more for every device."""
 
+
+SLOW = ("ideals",)
+"""Algorithms that `auto` runs only where it has time: seconds on a thousand operators."""
+SLOWER = ("ideals_beam",)
+"""And those that it leaves to its search: a minute on a thousand operators."""
 
 REPLICATED = "replicated"
 """The algorithm that puts stages on several devices; throughput and cost only."""
@@ -117,6 +122,32 @@ def _fastest(problem: Problem, time_limit_s: float) -> Plan:
     return solve(alone, time_limit_s=time_limit_s).best
 
 
+@dataclass
+class _Found:
+    """What algorithms have given so far: plans, refusals, and the best bound."""
+
+    bound: float
+    plans: list[Plan] = field(default_factory=list)
+    refusals: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, make: Callable[[], Plan]) -> None:
+        try:
+            self.plans.append(make())
+        except InfeasibleError as refusal:
+            self.refusals[name] = str(refusal)
+
+    def solution(self) -> Solution:
+        """The plans from best to worst, each algorithm's best only."""
+        self.plans.sort(key=lambda plan: (plan.value, len(plan.devices)))
+        best: dict[str, Plan] = {}
+        for plan in self.plans:
+            if plan.algorithm != REPLICATED:
+                plan = with_bound(plan, self.bound)
+            best.setdefault(plan.algorithm, plan)
+        plans = tuple(best.values())
+        return Solution(plans[0], plans, self.refusals)
+
+
 def solve(
     problem: Problem, algorithm: str = "auto", time_limit_s: float = 0.0, tell: Tell = _silent
 ) -> Solution:
@@ -132,76 +163,92 @@ def solve(
         ValueError: there is no such algorithm.
         InfeasibleError: no algorithm found a plan; the message holds every refusal.
     """
-    many = algorithm == "auto" and is_large(problem)
+    is_auto = algorithm == "auto"
+    many = is_auto and is_large(problem)
     known = large_algorithms(problem) if many else algorithms(problem)
     _check_name(algorithm, [*throughput.SEARCHES, *latency.SEARCHES, REPLICATED, *known])
-    searches = algorithm in throughput.SEARCHES and not many
-    anneals = problem.objective == "latency" and time_limit_s > 0 and not many
-    proves = algorithm in latency.SEARCHES or (algorithm == "auto" and anneals)
+    is_latency = problem.objective == "latency"
+    timed = time_limit_s > 0 and not many
+    proves = algorithm in latency.SEARCHES or (is_auto and is_latency and timed)
+    searches = algorithm in throughput.SEARCHES and not many and not (is_auto and is_latency)
     if proves:
         latency.compile_loops(problem)
-    if searches and time_limit_s > 0:
+    if searches and timed:
         throughput.compile_loops(problem.arrays, algorithm)
     began_s = time.perf_counter()
-    bound = lower_bound(problem)
-    plans: list[Plan] = []
-    refusals: dict[str, str] = {}
+    found = _Found(lower_bound(problem))
     for name, place in known.items():
-        if algorithm not in ("auto", name):
-            continue
-        started_s = time.perf_counter()
-        try:
-            plans.append(finish_plan(problem, name, place(problem), started_s, bound))
-        except InfeasibleError as refusal:
-            refusals[name] = str(refusal)
+        left_out = SLOWER if timed else SLOW + SLOWER
+        if algorithm == name or (is_auto and name not in left_out):
+            found.add(name, partial(_placed, problem, name, place, found.bound))
     if proves:
-        try:
-            alone = problem.objective == "latency"
-            placed, name, proven = latency.latency(
-                problem, began_s + time_limit_s, bound if alone else 0.0, algorithm
-            )
-            bound = max(bound, proven) if alone else bound
-            plans.append(finish_plan(problem, name, placed, began_s, bound))
-        except InfeasibleError as refusal:
-            refusals["latency"] = str(refusal)
-        plans = [with_bound(plan, bound) for plan in plans]
-    if problem.latency_bound_s is not None and algorithm == "auto":
-        # What is fast enough may be what only a search for latency finds.
-        fastest = _fastest(problem, time_limit_s / 2)
-        try:
-            plans.append(finish_plan(problem, fastest.algorithm, fastest.placement, began_s, bound))
-        except InfeasibleError as refusal:
-            refusals["latency"] = (
-                f"{refusal}; the least found is {fastest.value:.6g} s, and none is below "
-                f"{fastest.lower_bound:.6g} s: set latency_bound_s to {fastest.value:.6g} at least"
-            )
-    if searches and (algorithm, problem.objective) != ("auto", "latency"):
-        try:
-            placed, how, bound = search(problem, began_s + time_limit_s, bound, tell, algorithm)
-            name = how if algorithm == "auto" else algorithm
-            plans.append(finish_plan(problem, name, placed, began_s, bound))
-        except InfeasibleError as refusal:
-            refusals["search"] = str(refusal)
-        plans = [with_bound(plan, bound) for plan in plans]
-    may_replicate = problem.replicate and not many and algorithm == "auto"
-    asked = may_replicate or algorithm == REPLICATED
-    if asked and problem.objective != "latency" and problem.latency_bound_s is None:
-        started_s = time.perf_counter()
-        try:
-            placed, replicas = replicated(problem)
-            bound = lower_bound(problem, replicas=True)
-            plans.append(finish_plan(problem, REPLICATED, placed, started_s, bound, replicas))
-        except InfeasibleError as refusal:
-            refusals[REPLICATED] = str(refusal)
-    if not plans:
-        if problem.latency_bound_s is not None and "latency" in refusals:
-            raise InfeasibleError(f"no plan for '{problem.graph.name}': {refusals['latency']}")
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
-        binding = shortage(problem)
-        reasons = f"{binding}; {reasons}" if binding else reasons
-        raise InfeasibleError(f"no plan for '{problem.graph.name}': {reasons}")
-    plans.sort(key=lambda plan: (plan.value, len(plan.devices)))
-    best: dict[str, Plan] = {}
-    for plan in plans:
-        best.setdefault(plan.algorithm, plan)
-    return Solution(plans[0], tuple(best.values()), refusals)
+        found.add("latency", lambda: _by_latency(problem, algorithm, began_s, time_limit_s, found))
+    if problem.latency_bound_s is not None and is_auto:
+        _within_latency(problem, began_s, time_limit_s / 2, found)
+    if searches:
+        deadline_s = began_s + time_limit_s
+        found.add(
+            "search", lambda: _by_search(problem, algorithm, began_s, deadline_s, tell, found)
+        )
+    may_replicate = problem.replicate and is_auto and not many
+    within = is_latency or problem.latency_bound_s is not None
+    if (may_replicate or algorithm == REPLICATED) and not within:
+        found.add(REPLICATED, lambda: _by_replicas(problem))
+    if not found.plans:
+        raise InfeasibleError(_why_none(problem, found.refusals))
+    return found.solution()
+
+
+def _placed(problem: Problem, name: str, place: Algorithm, bound: float) -> Plan:
+    began_s = time.perf_counter()
+    return finish_plan(problem, name, place(problem), began_s, bound)
+
+
+def _by_latency(
+    problem: Problem, algorithm: str, began_s: float, time_limit_s: float, found: _Found
+) -> Plan:
+    is_latency = problem.objective == "latency"
+    known = found.bound if is_latency else 0.0
+    placed, name, proven = latency.latency(problem, began_s + time_limit_s, known, algorithm)
+    if is_latency:
+        found.bound = max(found.bound, proven)
+    return finish_plan(problem, name, placed, began_s, found.bound)
+
+
+def _within_latency(problem: Problem, began_s: float, time_limit_s: float, found: _Found) -> None:
+    """Add the fastest plan: what is fast enough may be what only a search for latency finds."""
+    fastest = _fastest(problem, time_limit_s)
+    try:
+        found.plans.append(
+            finish_plan(problem, fastest.algorithm, fastest.placement, began_s, found.bound)
+        )
+    except InfeasibleError as refusal:
+        found.refusals["latency"] = (
+            f"{refusal}; the least found is {fastest.value:.6g} s, and none is below "
+            f"{fastest.lower_bound:.6g} s: set latency_bound_s to {fastest.value:.6g} at least"
+        )
+
+
+def _by_search(
+    problem: Problem, algorithm: str, began_s: float, deadline_s: float, tell: Tell, found: _Found
+) -> Plan:
+    placed, how, found.bound = search(problem, deadline_s, found.bound, tell, algorithm)
+    name = how if algorithm == "auto" else algorithm
+    return finish_plan(problem, name, placed, began_s, found.bound)
+
+
+def _by_replicas(problem: Problem) -> Plan:
+    """A plan with replicated stages; its bound is lower, as splits alone cannot reach it."""
+    began_s = time.perf_counter()
+    placed, replicas = replicated(problem)
+    bound = lower_bound(problem, replicas=True)
+    return finish_plan(problem, REPLICATED, placed, began_s, bound, replicas)
+
+
+def _why_none(problem: Problem, refusals: dict[str, str]) -> str:
+    subject = f"no plan for '{problem.graph.name}'"
+    if problem.latency_bound_s is not None and "latency" in refusals:
+        return f"{subject}: {refusals['latency']}"
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
+    binding = shortage(problem)
+    return f"{subject}: {binding}; {reasons}" if binding else f"{subject}: {reasons}"
