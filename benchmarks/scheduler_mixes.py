@@ -3,17 +3,21 @@
     python -m benchmarks.scheduler_mixes [--time-limit S] [--models NAME...]
 
 Ten zoo models (batch 1, 128 tokens or 224 x 224 pixels) on five mixes of the catalog's devices, for
-latency, throughput and cost. Each cell is our value / theirs: 1 is as good, below 1 better. Times
-are the cost model's; float32, bfloat16 where TPUs take nothing else.
+latency, throughput and cost. Each cell is our value / theirs: 1 is as good, below 1 better. Rivals
+run alone, each by its own algorithm. Times are the cost model's; float32, bfloat16 where TPUs take
+nothing else.
 """
 
 import argparse
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import permutations
+
+import numpy as np
 
 from executor.capture import capture
 from hardware.catalog import find_link, find_profile, instance_cluster, joined, load_prices
@@ -23,18 +27,22 @@ from hardware.instances import Instance
 from hardware.profile import Provenance
 from scheduler.check import check_plan
 from scheduler.coarsen import at_grain
+from scheduler.contiguous import split_order
+from scheduler.contract import contract
 from scheduler.costs import cost_table
+from scheduler.evaluate import finish_plan
 from scheduler.graph import Graph
-from scheduler.plan import Plan
-from scheduler.portfolio import ALGORITHMS, Solution, solve
-from scheduler.problem import Objective, Problem
+from scheduler.heft import heft
+from scheduler.portfolio import solve
+from scheduler.precision import Precision, with_precision
+from scheduler.problem import Objective, Placement, Problem
+from scheduler.single_device import memory_fill, single_device
 
 MODELS = (
     *("resnet50", "mobilenet-v3", "unet", "vit-b-16", "bert-base"),
     *("gpt2", "llama-3-8b", "mixtral-8x7b", "whisper-small", "dlrm"),
 )
 OBJECTIVES: tuple[Objective, ...] = ("latency", "throughput", "cost")
-OTHERS = {"greedy fill": "memory_fill", "PipeDream DP": "contiguous", "HEFT": "heft"}
 MOST_OPS = 1000
 """Operators above which chains of them are placed as one."""
 GIB = 2**30
@@ -89,75 +97,125 @@ def mixes() -> list[tuple[Cluster, float, str]]:
     ]
 
 
-@cache
-def graph_of(model: str, dtype: str) -> Graph:
-    graph = capture(f"zoo:{model}", 1, dtype)
-    return at_grain(graph, "chains" if len(graph.ops) > MOST_OPS else "operators")
+def graphs_of(model: str) -> dict[str, Graph]:
+    """A model by dtype, captured once in float32: bfloat16 halves weights and activations."""
+    graph = capture(f"zoo:{model}", 1, "float32")
+    half = with_precision(graph, Precision("bfloat16", "bfloat16"))
+    grain = "chains" if len(graph.ops) > MOST_OPS else "operators"
+    return {"float32": at_grain(graph, grain), "bfloat16": at_grain(half, grain)}
 
 
-def plan_of(solution: Solution, wanted: Callable[[str], bool]) -> Plan | None:
-    """The best of a solution's plans by algorithms with a wanted name."""
-    return next((plan for plan in solution.plans if wanted(plan.algorithm)), None)
+def pipedream(problem: Problem) -> Placement:
+    """The interval dynamic programme over the order as given, and over no other."""
+    arrays = contract(problem.arrays, problem.arrays.unit)
+    device = split_order(arrays, np.arange(arrays.num_ops))[problem.arrays.unit]
+    names = problem.costs.devices
+    return {op.name: names[d] for op, d in zip(problem.graph.ops, device, strict=True)}
 
 
-def rivals(problem: Problem, solution: Solution) -> dict[str, float]:
-    """Value of each rival's plan; infinite where it has none that fits."""
-    values = {}
-    for title, name in OTHERS.items():
-        plan = plan_of(solution, lambda algorithm, name=name: algorithm == name)
-        if plan is None and name not in solution.refusals and name in ALGORITHMS:
-            try:
-                plan = solve(problem, name).best
-            except InfeasibleError:
-                plan = None
-        values[title] = plan.value if plan else math.inf
-    single = plan_of(solution, lambda algorithm: algorithm.startswith("single_device"))
-    return {**values, "best device": single.value if single else math.inf}
+RIVALS: dict[str, Callable[[Problem], Placement]] = {
+    "greedy fill": memory_fill,
+    "PipeDream DP": pipedream,
+    "HEFT": heft,
+}
+TITLES = (*RIVALS, "best device")
+
+
+def value_of(problem: Problem, place: Callable[[Problem], Placement]) -> float:
+    """Value of an algorithm's plan; infinite where it has none that fits."""
+    try:
+        return finish_plan(problem, "rival", place(problem), 0.0, 0.0).value
+    except InfeasibleError:
+        return math.inf
+
+
+def rivals(problem: Problem) -> dict[str, float]:
+    """Value of each rival's plan."""
+    values = {title: value_of(problem, place) for title, place in RIVALS.items()}
+    alone = (partial(single_device, device=device) for device in problem.costs.devices)
+    return {**values, "best device": min(value_of(problem, place) for place in alone)}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what it shows, and our value / each rival's that has a plan."""
+
+    mix: str
+    model: str
+    objective: str
+    cells: list[str]
+    ratios: dict[str, float]
+
+    @property
+    def text(self) -> str:
+        """The line, with the rivals that fit nowhere named so."""
+        ratios = [f"{self.ratios[t]:.3f}" if t in self.ratios else "no fit" for t in TITLES]
+        return line([self.mix, self.model, self.objective, *self.cells, *ratios])
+
+
+def row(problem: Problem, model: str, limit_s: float) -> Row:
+    """Our plan for a problem beside the rivals'."""
+    mix, objective = problem.cluster.name, problem.objective
+    values = rivals(problem)
+    try:
+        best = solve(problem, time_limit_s=limit_s).best
+    except InfeasibleError:
+        found = [title for title, value in values.items() if math.isfinite(value)]
+        assert not found, f"{mix}, {model}, {objective}: no plan of ours, but of {found}"
+        return Row(mix, model, objective, ["none fits", "", "", ""], {})
+    broken = check_plan(problem, best)
+    assert not broken, broken
+    unit = "USD/1M" if objective == "cost" else "ms"
+    cells = [f"{best.value * 1e3:.4g} {unit}", f"{best.gap:.0%}", best.algorithm]
+    cells.append(f"{len(best.devices)} of {len(problem.cluster.devices)}")
+    ratios = {t: best.value / value for t, value in values.items() if math.isfinite(value)}
+    return Row(mix, model, objective, cells, ratios)
+
+
+def line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def summary(rows: list[Row]) -> str:
+    """Median, best and worst ratio by mix and objective, and the worst of all."""
+    columns = ["mix", "objective", "plans", *TITLES]
+    lines = [line(columns), "|---" * len(columns) + "|"]
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for found in rows:
+        groups[found.mix, found.objective].append(found)
+    for (mix, objective), group in groups.items():
+        cells = [mix, objective, str(sum(bool(found.ratios) for found in group))]
+        for title in TITLES:
+            known = [found.ratios[title] for found in group if title in found.ratios]
+            spread = (f(known) for f in (statistics.median, min, max)) if known else ()
+            cells.append(" / ".join(f"{ratio:.3f}" for ratio in spread) or "no fit")
+        lines.append(line(cells))
+    ratios = [(r, t, f) for f in rows for t, r in f.ratios.items()]
+    ratio, title, worst = max(ratios, key=lambda found: found[0])
+    worse = sum(r > 1 + 1e-9 for r, _, _ in ratios)
+    lines += ["", f"{len(ratios)} ratios, {worse} above 1; the largest is {ratio:.6f} "
+              f"({worst.model} on {worst.mix}, {worst.objective}, beside {title})."]  # fmt: skip
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--time-limit", type=float, default=1.0, help="seconds per plan")
+    parser.add_argument("--time-limit", type=float, default=0.0, help="seconds per plan")
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS, metavar="NAME")
     arguments = parser.parse_args()
-    titles = [*OTHERS, "best device"]
-    columns = ["mix", "model", "ops", "objective", "ours", "gap", "by", "devices", *titles]
-    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
-    ratios: dict[str, list[float]] = {title: [] for title in titles}
-    for cluster, usd_per_hour, dtype in mixes():
-        for model in arguments.models:
-            graph = graph_of(model, dtype)
-            costs = cost_table(graph, cluster)
+    columns = ["mix", "model", "objective", "ours", "gap", "by", "devices", *TITLES]
+    print(line(columns) + "\n" + "|---" * len(columns) + "|")
+    rows = []
+    for model in arguments.models:
+        graphs = graphs_of(model)
+        for cluster, usd_per_hour, dtype in mixes():
+            costs = cost_table(graphs[dtype], cluster)
+            stated = Problem(graphs[dtype], cluster, costs, usd_per_hour=usd_per_hour)
             for objective in OBJECTIVES:
-                problem = Problem(graph, cluster, costs, objective, usd_per_hour=usd_per_hour)
-                print(row(problem, model, arguments.time_limit, ratios), flush=True)
-    print("\n| against | cells | median | best | worst |\n|---|---|---|---|---|")
-    for title, found in ratios.items():
-        if found:
-            cells = [len(found), *(f(found) for f in (statistics.median, min, max))]
-            print(f"| {title} | " + " | ".join(f"{cell:.3g}" for cell in cells) + " |")
-
-
-def row(problem: Problem, model: str, limit_s: float, ratios: dict[str, list[float]]) -> str:
-    """One line of the table; ratios to plans that exist are added to `ratios`."""
-    cells = [problem.cluster.name, model, str(len(problem.graph.ops)), problem.objective]
-    try:
-        solution = solve(problem, time_limit_s=limit_s)
-    except InfeasibleError:
-        return "| " + " | ".join([*cells, "does not fit"]) + " |" * 8
-    best = solution.best
-    broken = check_plan(problem, best)
-    assert not broken, broken
-    unit = {"latency": (1e3, "ms"), "throughput": (1e3, "ms"), "cost": (1e3, "USD/1M")}
-    scale, name = unit[problem.objective]
-    cells += [f"{best.value * scale:.4g} {name}", f"{best.gap:.0%}", best.algorithm]
-    cells.append(f"{len(best.devices)} of {len(problem.cluster.devices)}")
-    for title, value in rivals(problem, solution).items():
-        ratio = best.value / value
-        if math.isfinite(value):
-            ratios[title].append(ratio)
-        cells.append(f"{ratio:.3f}" if math.isfinite(value) else "no fit")
-    return "| " + " | ".join(cells) + " |"
+                problem = replace(stated, objective=objective)
+                rows.append(row(problem, model, arguments.time_limit))
+                print(rows[-1].text, flush=True)
+    print("\n" + summary(rows))
 
 
 if __name__ == "__main__":
