@@ -32,6 +32,7 @@ from scheduler.contract import contract
 from scheduler.costs import cost_table
 from scheduler.evaluate import finish_plan
 from scheduler.graph import Graph
+from scheduler.grouping import Grain
 from scheduler.heft import heft
 from scheduler.portfolio import solve
 from scheduler.precision import Precision, with_precision
@@ -101,7 +102,7 @@ def graphs_of(model: str) -> dict[str, Graph]:
     """A model by dtype, captured once in float32: bfloat16 halves weights and activations."""
     graph = capture(f"zoo:{model}", 1, "float32")
     half = with_precision(graph, Precision("bfloat16", "bfloat16"))
-    grain = "chains" if len(graph.ops) > MOST_OPS else "operators"
+    grain: Grain = "chains" if len(graph.ops) > MOST_OPS else "operators"
     return {"float32": at_grain(graph, grain), "bfloat16": at_grain(half, grain)}
 
 

@@ -5,18 +5,27 @@ doi:10.1145/3341301.3359646), without replicated stages, for unequal devices and
 holds how many devices of each kind are used, and which kind came last.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
+from math import isqrt, prod
 
 import numpy as np
 
 from hardware.errors import InfeasibleError
 from scheduler.arrays import Arrays, Floats, Ints, kinds
 from scheduler.contract import contract
+from scheduler.evaluate import excess_bytes
+from scheduler.even_split import sequences, split_evenly
 from scheduler.orders import late, narrow
 from scheduler.problem import Placement, Problem
+from scheduler.tasks import MEMORY_ROUNDS
 
 MAX_CUTS = 700
+MOST_STEPS = 3e8
+"""Pairs of cuts times transitions, about a second; more kinds of devices get fewer cuts."""
+MOST_TRANSITIONS = 60_000
+"""Transitions above which the order is split over a few sequences of devices instead."""
+NO_SPLIT = "no contiguous split fits the devices' memory and pins"
 
 State = tuple[tuple[int, ...], int]
 """Devices used of each kind, and the kind of the last stage (-1 before the first)."""
@@ -42,13 +51,30 @@ class Cuts:
 def contiguous(problem: Problem) -> Placement:
     """Split the operators, in order, over some of the devices so that the largest load is least.
 
+    Where activations do not fit, what is missing is taken from the limit of all devices of the
+    kind and all is done again. The last placement is returned even so: the plan's own check words
+    the refusal.
+
     Raises:
         InfeasibleError: no split fits the devices' memory.
     """
-    arrays = problem.arrays
-    device = best_order_split(contract(arrays, arrays.unit))[arrays.unit]
-    names = problem.costs.devices
-    return {op.name: names[d] for op, d in zip(problem.graph.ops, device, strict=True)}
+    arrays, names = problem.arrays, problem.costs.devices
+    placement: Placement = {}
+    for _ in range(MEMORY_ROUNDS):
+        try:
+            device = best_order_split(contract(arrays, arrays.unit))[arrays.unit]
+        except InfeasibleError:
+            if not placement:
+                raise
+            break
+        placement = {o.name: names[d] for o, d in zip(problem.graph.ops, device, strict=True)}
+        excess = excess_bytes(problem, placement)
+        if not excess.any():
+            break
+        for group in kinds(arrays):
+            excess[group] = excess[group].max()
+        arrays = replace(arrays, limit_bytes=arrays.limit_bytes - 1.05 * excess)
+    return placement
 
 
 def best_order_split(arrays: Arrays) -> Ints:
@@ -72,14 +98,18 @@ def split_order(arrays: Arrays, order: Ints) -> Ints:
     """(num_ops,) device of each operator under the best split of `order` (num_ops,).
 
     Overlapped transfers are charged at every cut that they cross; serialised ones exactly.
-    Optimal over the candidate cuts (all of them up to 700 operators) when no tensor skips a
-    stage, or transfers are serialised. O(cuts^2 x states).
+    Optimal over the candidate cuts (all of them up to 700 operators, unless devices are of many
+    kinds) when no tensor skips a stage, or transfers are serialised. O(cuts^2 x states x kinds);
+    above 9 kinds the best even split over a few sequences of devices, not optimal.
 
     Raises:
         InfeasibleError: no split fits the devices' memory.
     """
     groups = kinds(arrays)
-    cuts = cuts_of(arrays, order, groups)
+    transitions = prod(len(g) + 1 for g in groups) * len(groups) ** 2
+    if transitions > MOST_TRANSITIONS:
+        return _even_split(arrays, order)
+    cuts = cuts_of(arrays, order, groups, min(isqrt(int(MOST_STEPS) // transitions), MAX_CUTS))
     num_cuts = len(cuts.positions)
     start = np.full(num_cuts, np.inf)
     start[0] = 0.0
@@ -94,7 +124,7 @@ def split_order(arrays: Arrays, order: Ints) -> Ints:
                 parent[used, last] = (trail[0], trail[1])
     best = min((s for s in value if s != empty), key=lambda s: (value[s][-1], sum(s[0])))
     if not np.isfinite(value[best][-1]):
-        raise InfeasibleError("no contiguous split fits the devices' memory and pins")
+        raise InfeasibleError(NO_SPLIT)
     device = np.zeros(arrays.num_ops, dtype=np.int64)
     state, j = best, num_cuts - 1
     while state != empty:
@@ -103,6 +133,18 @@ def split_order(arrays: Arrays, order: Ints) -> Ints:
         device[order[cuts.positions[i] : cuts.positions[j]]] = groups[last][used[last] - 1]
         state, j = (tuple(n - (g == last) for g, n in enumerate(used)), e), i
     return device
+
+
+def _even_split(arrays: Arrays, order: Ints) -> Ints:
+    """(num_ops,) devices of the best split of an order over a few sequences of devices."""
+    rank = np.empty(arrays.num_ops, dtype=np.int64)
+    rank[order] = np.arange(arrays.num_ops)
+    ordered = contract(arrays, rank)
+    found = (split_evenly(ordered, sequence) for sequence in sequences(ordered))
+    splits = [split for split in found if split is not None]
+    if not splits:
+        raise InfeasibleError(NO_SPLIT)
+    return min(splits, key=lambda device: float(ordered.loads(device).max()))[rank]
 
 
 def _extend(

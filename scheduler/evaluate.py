@@ -11,6 +11,7 @@ import numpy as np
 
 from hardware.errors import InfeasibleError
 from hardware.units import format_seconds
+from scheduler.arrays import Floats
 from scheduler.bounds import usd_per_1k
 from scheduler.dispatch import most_waiting
 from scheduler.memory import check_memory, memory_needs
@@ -101,6 +102,17 @@ def in_flight_of(problem: Problem, stages: tuple[Stage, ...]) -> int:
     if turn > 1:
         most = turn * (ceil(most / turn) + 1)
     return min(most, problem.num_micro_batches) if problem.objective == "latency" else most
+
+
+def excess_bytes(problem: Problem, placement: Placement) -> Floats:
+    """(num_devices,) bytes by which a placement in steady state exceeds the devices' limits."""
+    stages = cut_stages(problem.graph, placement)
+    excess = np.zeros(len(problem.costs.devices))
+    for name, need in memory_needs(
+        problem, placement, stages, in_flight_of(problem, stages)
+    ).items():
+        excess[problem.device_index[name]] = max(0.0, need.num_bytes - need.limit_bytes)
+    return excess
 
 
 def _check_latency(problem: Problem, stages: tuple[Stage, ...]) -> None:

@@ -8,20 +8,23 @@ import numba
 import numpy as np
 
 from scheduler.arrays import Floats, Ints
+from scheduler.contiguous import contiguous
 from scheduler.cpop import cpop_schedule
-from scheduler.heft import by_rank, heft_schedule, upward_ranks
+from scheduler.heft import by_rank, heft, heft_schedule, upward_ranks
 from scheduler.latency_timeline import simulate
 from scheduler.m_etf import m_etf_schedule
 from scheduler.multilevel import coarse_splits, multilevel
 from scheduler.peft import peft_schedule
 from scheduler.problem import Placement, Problem
-from scheduler.single_device import single_device
+from scheduler.single_device import memory_fill, single_device
 from scheduler.tasks import Schedule, Tasks, hold, need_bytes, tasks_of, within_memory
 
 LARGE = 5000
 """Operators above which `auto` runs only what is near linear in them."""
 LARGE_TABLE = 60_000
 """Operators x devices above which it does so, too."""
+RIVALS_TABLE = 400_000
+"""Operators x devices up to which it also runs what others would, seconds each."""
 
 
 def is_large(problem: Problem) -> bool:
@@ -113,6 +116,9 @@ def large_algorithms(problem: Problem) -> dict[str, Callable[[Problem], Placemen
         f"single_device:{device}": partial(single_device, device=device)
         for device in alone.values()
     }
+    found["memory_fill"] = memory_fill
+    if problem.costs.seconds.size <= RIVALS_TABLE:
+        found |= {"heft": heft, "contiguous": contiguous}
     found["multilevel"] = multilevel
     if problem.objective == "latency":
         found["list_schedules"] = list_schedules

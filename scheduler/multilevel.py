@@ -22,10 +22,8 @@ import numpy as np
 from hardware.errors import InfeasibleError
 from scheduler.arrays import Arrays, Floats, Ints
 from scheduler.contract import contract
-from scheduler.evaluate import in_flight_of
+from scheduler.evaluate import excess_bytes
 from scheduler.even_split import crossing, sequences, split_evenly
-from scheduler.memory import memory_needs
-from scheduler.plan import cut_stages
 from scheduler.problem import Placement, Problem
 from scheduler.refine import refine
 from scheduler.tasks import MEMORY_ROUNDS
@@ -69,17 +67,6 @@ def multilevel(problem: Problem) -> Placement:
     if arrays is problem.arrays:
         raise InfeasibleError("no split of the operators' order fits the devices' memory and pins")
     return placement
-
-
-def excess_bytes(problem: Problem, placement: Placement) -> Floats:
-    """(num_devices,) bytes by which a placement in steady state exceeds the devices' limits."""
-    stages = cut_stages(problem.graph, placement)
-    excess = np.zeros(len(problem.costs.devices))
-    for name, need in memory_needs(
-        problem, placement, stages, in_flight_of(problem, stages)
-    ).items():
-        excess[problem.device_index[name]] = max(0.0, need.num_bytes - need.limit_bytes)
-    return excess
 
 
 @dataclass(frozen=True)

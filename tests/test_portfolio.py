@@ -1,8 +1,9 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import make_cluster, make_graph, make_problem
+from conftest import make_chain, make_cluster, make_graph, make_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,3 +62,25 @@ def test_every_plan_of_every_algorithm_is_valid_and_above_its_bound(problem):
     assert np.isfinite(best) or problem.objective == "latency"
     if solution.best.gap == 0 and problem.objective == "throughput":
         assert solution.best.value == pytest.approx(best)
+
+
+def test_many_kinds_of_devices_do_not_multiply_the_states_of_a_split():
+    """2^20 states of devices used: the order is split over sequences of devices instead."""
+    slowness = np.linspace(1.0, 2.0, 20)
+    cluster = make_cluster("abcdefghijklmnopqrst")
+    problem = make_problem(make_chain(60), np.tile(slowness, (60, 1)), cluster)
+    plan = solve(problem, "contiguous").best
+    assert check_plan(problem, plan) == []
+    assert plan.value <= 1.2 * 60 / (1 / slowness).sum()
+
+
+def test_a_split_whose_activations_do_not_fit_is_made_again_with_less_memory():
+    """Weights alone would fit three to one; what is sent for batches in flight takes their room."""
+    chain = make_chain(8, out_bytes=2**20)
+    ops = tuple(replace(op, weights={f"w{i}": 2**25}) for i, op in enumerate(chain.ops))
+    seconds = np.column_stack([np.ones(8), 3 * np.ones(8)])
+    cluster = make_cluster(memory_bytes=6 * 2**25 + 2**20)
+    problem = make_problem(replace(chain, ops=ops), seconds, cluster, memory_headroom=0.0)
+    plan = solve(problem, "contiguous").best
+    assert check_plan(problem, plan) == []
+    assert plan.value == 9.0
