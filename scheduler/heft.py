@@ -44,20 +44,30 @@ def _upward(tasks: Tasks, mean_w: Floats, mean_c: Floats) -> Floats:
 
 def by_rank(tasks: Tasks, rank: Floats) -> Ints:
     """Tasks by falling rank among those ready; ranks equal to 12 digits keep the tasks' order."""
-    key = [-float(f"{r:.12g}") for r in rank]
-    missing = np.diff(tasks.ins_start).tolist()
-    ready = [(key[i], i) for i, count in enumerate(missing) if not count]
+    digits = 11 - np.floor(np.log10(np.where(rank > 0, rank, 1.0)))
+    with np.errstate(over="ignore"):
+        scale = 10.0**digits
+    key = np.where(np.isfinite(scale), np.rint(rank * scale) / scale, rank)
+    return np.asarray(_by_key(tasks, -key))
+
+
+@numba.njit(cache=True)
+def _by_key(tasks: Tasks, key: Floats) -> Ints:
+    """Tasks by rising key among those ready, a binary heap of (key, task)."""
+    n = len(key)
+    missing, order, num = np.diff(tasks.ins_start), np.empty(n, dtype=np.int64), 0
+    ready = [(key[i], i) for i in range(n) if missing[i] == 0]
     heapq.heapify(ready)
-    order = []
-    while ready:
+    while len(ready) > 0:
         i = heapq.heappop(ready)[1]
-        order.append(i)
-        for t in tasks.outs[tasks.outs_start[i] : tasks.outs_start[i + 1]].tolist():
-            for j in tasks.reader[tasks.start[t] : tasks.start[t + 1]].tolist():
+        order[num] = i
+        num += 1
+        for t in tasks.outs[tasks.outs_start[i] : tasks.outs_start[i + 1]]:
+            for j in tasks.reader[tasks.start[t] : tasks.start[t + 1]]:
                 missing[j] -= 1
-                if not missing[j]:
+                if missing[j] == 0:
                     heapq.heappush(ready, (key[j], j))
-    return np.array(order, dtype=np.int64)
+    return order
 
 
 @numba.njit(cache=True)

@@ -14,7 +14,7 @@ from scheduler.tasks import Tasks, fits, tasks_of, within_memory
 
 SEARCHES = ("latency_search", "latency_exact")
 """Both improve on the list schedules within a time limit; `auto` runs both."""
-PROOF_SHARE = 0.6
+PROOF_SHARE = 0.8
 """Share of the time limit that `auto` gives to proofs."""
 PROVEN = 1 + 1e-5
 """Value over bound within which a plan is optimal: the solver's times are whole numbers."""

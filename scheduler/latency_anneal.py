@@ -144,20 +144,22 @@ def _put(tasks: Tasks, state: State, units: Ints, targets: Ints) -> bool:
 
 @numba.njit(cache=True)
 def anneal(
-    tasks: Tasks, device: Ints, order: Ints, tail: Floats, num_moves: int,
-    hottest_s: float, coldest_s: float, seed: int,
+    tasks: Tasks, now: tuple[Ints, Ints], best: tuple[Ints, Ints], best_s: float, tail: Floats,
+    num_moves: int, hottest_s: float, coldest_s: float, seed: int,
 ) -> float:  # fmt: skip
-    """Cool from (device, order) and leave the best there; returns its makespan (s)."""
+    """Cool from `now`, (device, order) of each, and leave there where it ends.
+
+    What is better than `best_s` overwrites `best`; returns the best makespan (s).
+    """
     np.random.seed(seed)
     n, d = tasks.w.shape
     private = media_are_private(tasks)
-    state = _state(tasks, device, order)
+    state = _state(tasks, *now)
     start, cause = np.zeros(n), np.full(n, -1)
     if private:
-        current = run_in_order(tasks, device, order, tail, np.inf, start, cause)
+        current = run_in_order(tasks, *now, tail, np.inf, start, cause)
     else:
-        current = run_by_clock(tasks, device, order, tail, np.inf, start, cause)
-    best = current
+        current = run_by_clock(tasks, *now, tail, np.inf, start, cause)
     trial_start, trial_cause = start.copy(), cause.copy()
     path, stale, length = np.empty(n, dtype=np.int64), True, 0
     room = np.empty((3, LONGEST_CHAIN + 1), dtype=np.int64)
@@ -199,12 +201,13 @@ def anneal(
             current, stale = value, True
             start, trial_start = trial_start, start
             cause, trial_cause = trial_cause, cause
-            if value < best:
-                best = value
-                device[:], order[:] = state.device, state.order
+            if value < best_s:
+                best_s = value
+                best[0][:], best[1][:] = state.device, state.order
             continue
         if num:
             _put(tasks, state, units, sources)
         if a != b:
             _bring(state.order, state.place, b, a)
-    return best
+    now[0][:], now[1][:] = state.device, state.order
+    return best_s

@@ -15,14 +15,19 @@ from scheduler.tasks import Tasks, fits
 
 HEATS = (0.01, 0.03, 0.1)
 """First temperatures of coolings, in turn, as a share of the makespan; all start from the best."""
+COLDEST = 0.001
+"""Temperature of the descent before the first cooling, likewise."""
 COOLING = 1 / 30
 """Last temperature of a cooling as a share of its first."""
 FIRST_MOVES_PER_TASK = 25
 """Length of the first cooling; each is twice as long as the one before."""
 MOVES_PER_TASK = 6000
 """Of all coolings together."""
-TASKS_PER_CALL = 200_000
-"""Tasks simulated between two looks at the clock."""
+LEAST_MOVES_PER_TASK = 2
+"""Length of a descent before the first cooling, which tells how fast moves are."""
+TASKS_PER_CALL = 10_000
+"""Tasks simulated between two looks at the clock: a millisecond or two."""
+LEAST_MOVES_PER_CALL = 100
 
 
 def makespan_of(tasks: Tasks, device: Ints, order: Ints) -> float:
@@ -52,20 +57,28 @@ def improve_schedule(
 ) -> tuple[Ints, Ints]:
     """Device and order of the tasks after annealing from a schedule.
 
-    The same for the same seed as long as the deadline (of `time.perf_counter`) does not cut it
-    short; ends early at the bound.
+    Every cooling starts from the best so far; one that the next could not follow before the
+    deadline (of `time.perf_counter`) lasts until then. The same for the same seed if the deadline
+    is far; ends early at the bound.
     """
-    n, device, order = len(order), device.copy(), order.copy()
-    value = makespan_of(tasks, device, order)
-    tail, chunk = tails(tasks), max(200, TASKS_PER_CALL // n)
-    left, moves, cooling = MOVES_PER_TASK * n, FIRST_MOVES_PER_TASK * n, 0
+    n, best = len(order), (device.copy(), order.copy())
+    value, tail = makespan_of(tasks, device, order), tails(tasks)
+    chunk = max(LEAST_MOVES_PER_CALL, TASKS_PER_CALL // n)
+    left, moves, heat = MOVES_PER_TASK * n, LEAST_MOVES_PER_TASK * n, COLDEST
+    cooling, done, began_s = 0, 0, time.perf_counter()
     while left > 0 and value < np.inf:
-        heat, calls = HEATS[cooling % len(HEATS)], -(-moves // chunk)
+        now, calls = (best[0].copy(), best[1].copy()), -(-moves // chunk)
         for call in range(calls):
             if time.perf_counter() > deadline_s or value <= bound_s * (1 + 1e-9):
-                return device, order
+                return best
             hot, cold = (value * heat * COOLING ** ((call + k) / calls) for k in (0, 1))
-            seed += 1
-            value = anneal(tasks, device, order, tail, moves // calls, hot, cold, seed)
-        left, moves, cooling = left - moves, 2 * moves, cooling + 1
-    return device, order
+            seed, done = seed + 1, done + moves // calls
+            value = anneal(tasks, now, best, value, tail, moves // calls, hot, cold, seed)
+        spent_s = time.perf_counter() - began_s
+        affordable = int((deadline_s - began_s - spent_s) / spent_s * done)
+        left, heat = left - moves, HEATS[cooling % len(HEATS)]
+        moves = FIRST_MOVES_PER_TASK * n * 2**cooling
+        if affordable < 3 * moves:
+            moves = max(affordable, 1)
+        cooling += 1
+    return best

@@ -122,17 +122,19 @@ def hold(tasks: Tasks, held: np.ndarray, used: np.ndarray, u: int, p: int, sign:
         used[p] -= need_bytes(tasks, held, u, p)
 
 
+@numba.njit(cache=True)
 def fits(tasks: Tasks, device: Ints) -> bool:
     """Whether tasks may run on their devices, units keep together, and weights have room."""
     d = tasks.w.shape[1]
     used, held = np.zeros(d), np.zeros((d, len(tasks.weight_bytes)), dtype=np.int32)
-    first = tasks.member[tasks.member_start[:-1]]
-    for u, i in enumerate(first.tolist()):
-        hold(tasks, held, used, u, device[i], 1)
-    if (device != device[first][tasks.unit]).any():
-        return False
-    runs = np.isfinite(tasks.w[np.arange(len(device)), device]).all()
-    return bool(runs and (used <= tasks.limit_bytes).all())
+    for u in range(len(tasks.own_bytes)):
+        members = tasks.member[tasks.member_start[u] : tasks.member_start[u + 1]]
+        p = device[members[0]]
+        hold(tasks, held, used, u, p, 1)
+        for i in members:
+            if device[i] != p or not np.isfinite(tasks.w[i, p]):
+                return False
+    return bool((used <= tasks.limit_bytes).all())
 
 
 def mean_seconds(tasks: Tasks) -> Floats:
