@@ -27,6 +27,7 @@ from scheduler.replicated import replicated
 from scheduler.round_robin import round_robin
 from scheduler.shortage import shortage
 from scheduler.single_device import memory_fill, single_device
+from scheduler.smallest import smallest
 
 Algorithm = Callable[[Problem], Placement]
 Tell = Callable[[float, float], None]
@@ -171,6 +172,8 @@ def solve(
     timed = time_limit_s > 0 and not many
     proves = algorithm in latency.SEARCHES or (is_auto and is_latency and timed)
     searches = algorithm in throughput.SEARCHES and not many and not (is_auto and is_latency)
+    if timed:
+        _compile(problem, algorithm)
     if proves:
         latency.compile_loops(problem)
     if searches and timed:
@@ -197,6 +200,17 @@ def solve(
     if not found.plans:
         raise InfeasibleError(_why_none(problem, found.refusals))
     return found.solution()
+
+
+def _compile(problem: Problem, algorithm: str) -> None:
+    """Compile the algorithms' loops, once a process, so that no time limit pays for it."""
+    variant = problem.objective, problem.communication, algorithm
+    if variant not in _COMPILED:
+        _COMPILED.add(variant)
+        solve(smallest(problem), algorithm, 0.01)
+
+
+_COMPILED: set[tuple[str, str, str]] = set()
 
 
 def _placed(problem: Problem, name: str, place: Algorithm, bound: float) -> Plan:
