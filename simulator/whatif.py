@@ -111,6 +111,27 @@ def service_times(
 ) -> ServiceTimes:
     """Latency and period of a replica of a cluster for batches of 1, 2, 4, ... max_batch.
 
+    Raises:
+        InfeasibleError: the model does not fit.
+        ValueError: a device does not support the dtype.
+    """
+    return times_of(reports_by_batch(graph, cluster, max_batch, measured))
+
+
+def times_of(reports: dict[int, Report]) -> ServiceTimes:
+    """Latency and period of a replica from its replay with batches of several sizes."""
+    return ServiceTimes(
+        tuple(reports),
+        tuple(report.latency_s.mean for report in reports.values()),
+        tuple(size / report.throughput_per_s for size, report in reports.items()),
+    )
+
+
+def reports_by_batch(
+    graph: Graph, cluster: Cluster, max_batch: int, measured: CostTable | None = None
+) -> dict[int, Report]:
+    """Replay a replica of a cluster with batches of 1, 2, 4, ... max_batch.
+
     Each size is planned for throughput. `measured` are measured times of `graph`; other sizes
     follow from them in proportion to the cost model's.
 
@@ -120,14 +141,12 @@ def service_times(
     """
     sizes = sorted({*(2**i for i in range(max_batch.bit_length()) if 2**i < max_batch), max_batch})
     base = cost_table(graph, cluster)
-    latency_s, period_s = [], []
+    reports = {}
     for size in sizes:
         varied = with_samples(graph, size)
         costs = cost_table(varied, cluster)
         if measured is not None:
             costs = rescale(measured, base, costs)
         problem = Problem(varied, cluster, costs)
-        report = replay(problem, solve(problem).best)
-        latency_s.append(report.latency_s.mean)
-        period_s.append(size / report.throughput_per_s)
-    return ServiceTimes(tuple(sizes), tuple(latency_s), tuple(period_s))
+        reports[size] = replay(problem, solve(problem).best)
+    return reports

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from hardware.cluster import Cluster
@@ -79,16 +80,17 @@ def capture_graph(scenario: Scenario) -> tuple[Graph, int]:
         m = asked if isinstance(asked, int) else 1
         found = captured(replace(model, batch=model.batch // m))
         return changed(found.decode if isinstance(found, Generation) else found, model), m
-    m = asked if isinstance(asked, int) else _most_micro_batches(model)
+    m = asked if isinstance(asked, int) else _most_micro_batches(*_model_key(model), model.tokens)
     part = captured(replace(model, batch=model.batch // m))
     assert isinstance(part, Graph)
     return changed(part, model), m
 
 
-def _most_micro_batches(model: ModelSpec) -> int:
+@lru_cache(maxsize=4)
+def _most_micro_batches(source: str, batch: int, dtype: str, tokens: int | None) -> int:
     from executor.loaded import most_micro_batches
 
-    return most_micro_batches(*_model_key(model), tokens=model.tokens)
+    return most_micro_batches(source, batch, dtype, tokens)
 
 
 def changed(graph: Graph, model: ModelSpec) -> Graph:
@@ -237,15 +239,20 @@ def vary_measured(prepared: Prepared, scenario: Scenario) -> Prepared:
 
 def prepare_rented(scenario: Scenario, steps: Steps) -> Prepared:
     """Capture the model and predict it on rented hardware, cut or whole, whichever plans better."""
+    prepared = state_rented(scenario, steps)
+    if scenario.num_micro_batches != "auto" or prepared.problem.num_micro_batches == 1:
+        return prepared
+    with steps("Choosing micro-batches"):
+        return replace(prepared, problem=best_plan(prepared.problem)[0])
+
+
+def state_rented(scenario: Scenario, steps: Steps) -> Prepared:
+    """Capture the model and predict it on rented hardware, cut as often as is useful."""
     cluster = rented_cluster(scenario)
     rent(scenario)
     with steps("Capturing the model"):
         graph, m = capture_graph(scenario)
-    prepared = prepare(scenario, graph, m, cluster)
-    if scenario.num_micro_batches != "auto":
-        return prepared
-    with steps("Choosing micro-batches"):
-        return replace(prepared, problem=best_plan(prepared.problem)[0])
+    return prepare(scenario, graph, m, cluster)
 
 
 def prepare_local(

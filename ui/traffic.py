@@ -3,15 +3,13 @@
 from dataclasses import replace
 
 from hardware.power import machine_power
-from scheduler.portfolio import solve
 from simulator.experiment import study
 from simulator.renting import Conditions, operate
-from simulator.replay import replay
 from simulator.service import service_times as times_of_service
 from simulator.serving import Replica, Serving
 from simulator.serving_report import ServingReport
-from simulator.whatif import service_times
-from ui.prepare import Prepared, Steps, prepare_anywhere
+from simulator.whatif import reports_by_batch, times_of
+from ui.prepare import Prepared, Steps, is_local, prepare_anywhere, state_rented
 from ui.rented import hardware_name, rent
 from ui.renting import comes_and_goes, conditions_of, tariff_of
 from ui.scenario import Scenario
@@ -26,14 +24,16 @@ def serve_traffic(scenario: Scenario, prepared: Prepared | None, steps: Steps) -
     if scenario.traffic is None:
         raise ValueError("traffic: the scenario has none")
     rules = _rules(scenario)
-    server = one_server(scenario, prepared)
+    with steps(f"Planning {hardware_name(scenario)} for batches of every size"):
+        server = one_server(scenario, prepared)
     fleet, conditions = [server] * rules.replicas, {server.name: _conditions(scenario, prepared)}
     for part in scenario.fleet:
         if prepared is None:
             raise ValueError("fleet: a service runs on no hardware; leave fleet out")
         other = replace(scenario, hardware=part.hardware, fleet=())
-        elsewhere = prepare_anywhere(other, steps)
-        server = one_server(other, elsewhere)
+        elsewhere = (prepare_anywhere if is_local(other) else state_rented)(other, steps)
+        with steps(f"Planning {hardware_name(other)} for batches of every size"):
+            server = one_server(other, elsewhere)
         fleet += [server] * part.replicas
         conditions[server.name] = _conditions(other, elsewhere)
     actors = [operate(conditions, rules.autoscaling)] if comes_and_goes(scenario) else []
@@ -70,11 +70,11 @@ def one_server(scenario: Scenario, prepared: Prepared | None) -> Replica:
             "leave traffic out"
         )
     largest = scenario.serving.batch.max or scenario.model.batch
-    times = service_times(problem.graph, problem.cluster, 2 * largest, problem.costs)
-    best = prepared.solution.best if prepared.solution else solve(problem).best
-    power = machine_power(problem.cluster.devices, replay(problem, best).utilization)
+    reports = reports_by_batch(problem.graph, problem.cluster, 2 * largest, problem.costs)
+    full = next(report for size, report in reports.items() if size >= largest)
+    power = machine_power(problem.cluster.devices, full.utilization)
     tariff = tariff_of(scenario, power)
-    return Replica(hardware_name(scenario), times, usd_per_hour, provenance, tariff)
+    return Replica(hardware_name(scenario), times_of(reports), usd_per_hour, provenance, tariff)
 
 
 def _rules(scenario: Scenario) -> Serving:
