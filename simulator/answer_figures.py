@@ -1,5 +1,6 @@
 """Figures of one run of generations: all that its summary needs."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,11 +10,22 @@ from scipy import stats
 from scheduler.report import Quantiles, quantiles
 from simulator.answers import Answers
 from simulator.arrivals import Slo
+from simulator.billing import charges_of
 from simulator.estimates import blocks
-from simulator.generations import BLOCKS, RUNNING, WAITING, Flags, Fleet
+from simulator.generations import (
+    BLOCKS,
+    RUNNING,
+    WAITING,
+    Flags,
+    Fleet,
+    GenerationTimes,
+    Server,
+    Turnover,
+)
 from simulator.run_figures import WARM_UP
-from simulator.served import FINISHED
+from simulator.served import FINISHED, IN_FLIGHT
 from simulator.step_times import Array
+from simulator.upkeep import RunUpkeep, upkeep_of
 
 GROWING_SHARE = 0.01
 """Of the arrivals, what the queue must grow by to count as overload."""
@@ -28,8 +40,10 @@ class AnswerFigures:
             after the warm-up, and of 10 parts of them in order.
         tokens: given by the end of the traffic.
         within: of `counted` requests after the warm-up, those that met the promise.
-        servers: by fleet, figures (num_servers,) by name.
+        servers: by fleet and kind of server, figures by name.
         series: (num_samples,) by name.
+        retries: requests that were sent again because their server was lost.
+        upkeep: of machines that came and went; None where all stayed.
     """
 
     whole: dict[str, Quantiles | None]
@@ -41,8 +55,10 @@ class AnswerFigures:
     counted: int
     growth_per_s: float
     interrupted: bool
-    servers: tuple[dict[str, Array], ...]
+    servers: tuple[dict[str, dict[str, float]], ...]
     series: dict[str, Array]
+    retries: int = 0
+    upkeep: RunUpkeep | None = None
 
 
 def measure_answers(run: Answers, fleets: Sequence[Fleet], slo: Slo | None) -> AnswerFigures:
@@ -52,6 +68,8 @@ def measure_answers(run: Answers, fleets: Sequence[Fleet], slo: Slo | None) -> A
     after = arrival_s >= WARM_UP * run.duration_s
     done = after & np.isfinite(run.last_token_s)
     several = done & (output > 1)
+    turnover = run.pools[-1].turnover
+    counted = after & (np.isfinite(run.last_token_s) | (run.state != IN_FLIGHT))
     values = {
         "ttft": (run.first_token_s - arrival_s)[done],
         "tpot": ((run.last_token_s - run.first_token_s)[several] / (output[several] - 1)),
@@ -66,12 +84,23 @@ def measure_answers(run: Answers, fleets: Sequence[Fleet], slo: Slo | None) -> A
         run.duration_s,
         int(output[finished].sum()),
         int(_within(run, done, slo).sum()),
-        int(after.sum()),
+        int(counted.sum()),
         queue_growth_per_s(run),
         bool(np.isfinite(run.until_s)),
         tuple(_servers(run, k, fleet) for k, fleet in enumerate(fleets)),
         _series(run, fleets),
+        turnover.retries if turnover else 0,
+        _upkeep(run, turnover) if turnover else None,
     )
+
+
+def _upkeep(run: Answers, turnover: Turnover) -> RunUpkeep:
+    """What became of the machines of a run, and what they were charged for."""
+    busy_s: dict[str, float] = defaultdict(float)
+    for server, seconds in zip(turnover.servers, run.pools[-1].busy_s, strict=True):
+        busy_s[server.name] += float(seconds)
+    items = charges_of(turnover.rentals, busy_s, run.duration_s, run.counts["finished"])
+    return upkeep_of(turnover.rentals, items)
 
 
 def _within(run: Answers, done: Flags, slo: Slo | None) -> Flags:
@@ -99,7 +128,8 @@ def queue_growth_per_s(run: Answers) -> float:
     """
     edges = np.linspace(run.duration_s / 2, run.duration_s, 21)
     arrival_s = run.requests.arrival_s
-    left_s = np.where(np.isnan(run.scheduled_s), arrival_s, run.scheduled_s)
+    never_s = np.where(run.state == IN_FLIGHT, np.inf, arrival_s)
+    left_s = np.where(np.isnan(run.scheduled_s), never_s, run.scheduled_s)
     waiting = np.searchsorted(arrival_s, edges) - np.searchsorted(np.sort(left_s), edges)
     if not waiting.any():
         return 0.0
@@ -110,19 +140,39 @@ def queue_growth_per_s(run: Answers) -> float:
     return float(fit.slope) if sure and most_at_the_end else 0.0
 
 
-def _servers(run: Answers, pool: int, fleet: Fleet) -> dict[str, Array]:
+def _up(met: GenerationTimes, fleet: Fleet, duration_s: float) -> tuple[tuple[Server, ...], Array]:
+    """The servers that ever were, and (num_servers, 2) from when to when each took requests."""
+    if met.turnover is not None:
+        return met.turnover.servers, met.turnover.up_s
+    return fleet.servers, np.tile([0.0, duration_s], (len(fleet.servers), 1))
+
+
+def _servers(run: Answers, pool: int, fleet: Fleet) -> dict[str, dict[str, float]]:
+    """Figures of each kind of server, over the time that they are up."""
     met = run.pools[pool]
-    num_blocks = np.array([server.limits.num_blocks for server in fleet.servers])
-    samples = met.samples if len(met.samples) else np.zeros((1, len(num_blocks), 3), np.int64)
-    kv = samples[:, :, BLOCKS] / num_blocks
-    return {
-        "busy": np.minimum(1.0, met.busy_s / run.duration_s),
-        "requests": np.bincount(met.server[met.server >= 0], minlength=len(num_blocks)),
-        "kv_mean": kv.mean(axis=0),
-        "kv_peak": kv.max(axis=0),
-        "running": samples[:, :, RUNNING].mean(axis=0),
-        "preemptions": met.preemptions,
-    }
+    servers, up_s = _up(met, fleet, run.duration_s)
+    num_blocks = np.array([server.limits.num_blocks for server in servers])
+    samples = met.samples if len(met.samples) else np.zeros((1, len(servers), 3), np.int64)
+    at_s = met.sample_s if len(met.sample_s) else np.zeros(1)
+    is_up = (up_s[:, 0] <= at_s[:, None]) & (at_s[:, None] <= up_s[:, 1])
+    seconds = up_s[:, 1] - up_s[:, 0]
+    busy_s = np.minimum(met.busy_s, seconds)
+    requests = np.bincount(met.server[met.server >= 0], minlength=len(servers))
+    kinds = {}
+    for name in dict.fromkeys(server.name for server in fleet.servers):
+        own = np.array([server.name == name for server in servers])
+        times_up = max(int(is_up[:, own].sum()), 1)
+        kv = samples[:, own, BLOCKS] / num_blocks[own]
+        kinds[name] = {
+            "servers": float(seconds[own].sum() / run.duration_s),
+            "busy": float(busy_s[own].sum() / max(seconds[own].sum(), 1e-9)),
+            "requests": float(requests[own].sum()),
+            "kv_mean": float(kv.sum() / times_up),
+            "kv_peak": float(kv.max()),
+            "running": float(samples[:, own, RUNNING].sum() / times_up),
+            "preemptions": float(met.preemptions[own].sum()),
+        }
+    return kinds
 
 
 def _series(run: Answers, fleets: Sequence[Fleet]) -> dict[str, Array]:
@@ -136,12 +186,17 @@ def _series(run: Answers, fleets: Sequence[Fleet]) -> dict[str, Array]:
         series["arrivals_per_s"] = arrived / np.diff(edges)
     for prefix, met, fleet in zip(roles(fleets), run.pools, fleets, strict=True):
         before = "" if prefix == "all" else f"{prefix}_"
-        num_blocks = sum(server.limits.num_blocks for server in fleet.servers)
+        servers, up_s = _up(met, fleet, run.duration_s)
+        is_up = (up_s[:, 0] <= time_s[:, None]) & (time_s[:, None] <= up_s[:, 1])
+        num_blocks = is_up @ np.array([server.limits.num_blocks for server in servers])
         series[f"{before}waiting"] = met.samples[:, :, WAITING].sum(axis=1).astype(float)
         series[f"{before}running"] = met.samples[:, :, RUNNING].sum(axis=1).astype(float)
-        series[f"{before}kv_used"] = met.samples[:, :, BLOCKS].sum(axis=1) / num_blocks
-        computing = (met.samples[:, :, RUNNING] > 0).mean(axis=1)
-        series[f"{before}utilization"] = computing
+        used = met.samples[:, :, BLOCKS].sum(axis=1)
+        series[f"{before}kv_used"] = used / np.maximum(num_blocks, 1)
+        computing = (met.samples[:, :, RUNNING] > 0).sum(axis=1)
+        series[f"{before}utilization"] = computing / np.maximum(is_up.sum(axis=1), 1)
+        if met.turnover is not None:
+            series["servers_up"] = is_up.sum(axis=1).astype(float)
     return series
 
 

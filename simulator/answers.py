@@ -7,17 +7,23 @@
 Source of the split: Zhong et al., "DistServe", OSDI 2024; Patel et al., "Splitwise", ISCA 2024.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import simpy
 
 from simulator.generations import Flags, Fleet, Generations, GenerationTimes
 from simulator.served import FINISHED, IN_FLIGHT, REJECTED, STATES, TIMED_OUT
 from simulator.step_times import Array
 
 Engine = Literal["auto", "simpy", "fast"]
+Actor = Callable[[Any], Generator[simpy.Event, object, None]]
+"""Something that adds, drains or loses servers while requests are served."""
+
+COMPILED_FROM = 5_000
+"""Requests from which `auto` takes the compiled engine, whose first use compiles for a minute."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +38,17 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Deployment:
-    """A fleet; with `prefill`, another one that computes the prompts for it."""
+    """A fleet; with `prefill`, another one that computes the prompts for it.
+
+    Attributes:
+        actors: what adds, drains and loses servers of the fleet, drawing from `rng`.
+    """
 
     fleet: Fleet
     prefill: Fleet | None = None
     transfer: Transfer | None = None
+    actors: Sequence[Actor] = ()
+    rng: np.random.Generator | None = None
 
     @property
     def pools(self) -> tuple[Fleet, ...]:
@@ -75,9 +87,11 @@ class Answers:
         object.__setattr__(self, "counts", dict(sorted(counts.items())))
 
 
-def engine_of(engine: Engine) -> Callable[[Generations, Fleet, Sequence[float]], GenerationTimes]:
-    """The engine asked for; `auto` is the compiled one."""
-    if engine == "simpy":
+def engine_of(
+    engine: Engine, num_requests: int
+) -> Callable[[Generations, Fleet, Sequence[float]], GenerationTimes]:
+    """The engine asked for; `auto` is the compiled one where there are many requests."""
+    if engine == "simpy" or (engine == "auto" and num_requests < COMPILED_FROM):
         from simulator.continuous import generate
 
         return generate
@@ -93,8 +107,14 @@ def answer(
     engine: Engine = "auto",
     sample_s: Sequence[float] = (),
 ) -> Answers:
-    """Serve requests until all are answered; states are those at `duration_s`."""
-    run, end_s = engine_of(engine), (duration_s, deployment.pools[0].timeout_s)
+    """Serve requests until all are answered; states are those at `duration_s`.
+
+    Where servers come and go the run ends then.
+    """
+    run = engine_of(engine, len(requests.arrival_s))
+    end_s = (duration_s, deployment.pools[0].timeout_s)
+    if deployment.actors:
+        return _answer_while(requests, deployment, duration_s, sample_s)
     if deployment.prefill is None:
         met = run(requests, deployment.fleet, sample_s)
         gone = met.server < 0
@@ -116,6 +136,21 @@ def answer(
     gone[going] |= second.server < 0
     times = (first.scheduled_s, first.first_token_s, last_token_s)
     return _settled(requests, times, (gone, first.timed_out), end_s, (first, second))
+
+
+def _answer_while(
+    requests: Generations, deployment: Deployment, duration_s: float, sample_s: Sequence[float]
+) -> Answers:
+    """Serve requests while servers come and go."""
+    from simulator.continuous import generate_while
+
+    rng = deployment.rng or np.random.default_rng(0)
+    fleet = deployment.fleet
+    met = generate_while(requests, fleet, sample_s, deployment.actors, (duration_s, rng))
+    assert met.turnover is not None
+    times = (met.scheduled_s, met.first_token_s, met.last_token_s)
+    ended = (met.turnover.rejected, met.timed_out)
+    return _settled(requests, times, ended, (duration_s, fleet.timeout_s), (met,))
 
 
 def arrivals_by(transfer: Transfer, first: GenerationTimes, requests: Generations) -> Array:
@@ -144,8 +179,12 @@ def _settled(
     """States at the end of the traffic, or where the user stopped; `left`: rejected, timed out."""
     until_s = min(pool.until_s for pool in pools)
     duration_s, timeout_s = min(end_s[0], until_s), end_s[1] or 0.0
-    if np.isinf(until_s) and not (np.isfinite(times[2]) | left[0] | left[1]).all():
-        raise AssertionError(f"requests vanished: {int(np.isnan(times[2]).sum())} have no answer")
+    ended = np.isfinite(times[2]) | left[0] | left[1]
+    turnover = pools[0].turnover
+    open_ones = int((~ended & (requests.arrival_s <= duration_s)).sum())
+    present = turnover.present if turnover else open_ones if np.isfinite(until_s) else 0
+    if present != open_ones:
+        raise AssertionError(f"requests vanished: {open_ones} open, {present} at the servers")
     state = np.full(len(requests.arrival_s), IN_FLIGHT, np.int64)
     state[times[2] <= duration_s] = FINISHED
     state[left[0] & (requests.arrival_s <= duration_s)] = REJECTED

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hardware.clouds import Cloud
@@ -110,21 +110,34 @@ def charges(run: Served) -> tuple[Item, ...]:
     Raises:
         ValueError: machines were rented at a market without a price.
     """
+    names = dict.fromkeys(server.replica.name for server in run.servers)
+    busy_s = {name: _busy_s(run, name) for name in names}
+    return charges_of(rentals_of(run), busy_s, run.duration_s, run.requests["finished"])
+
+
+def charges_of(
+    rentals: Sequence[Rental], busy_s: Mapping[str, float], duration_s: float, finished: int
+) -> tuple[Item, ...]:
+    """The lines of the bill for machines; `busy_s` is by kind, of all of them together.
+
+    Raises:
+        ValueError: machines were rented at a market without a price.
+    """
     by_kind: dict[str, list[Rental]] = defaultdict(list)
-    for rental in rentals_of(run):
+    for rental in rentals:
         by_kind[rental.replica.name].append(rental)
     items: list[Item] = []
     first: Tariff | None = None
-    for name, rentals in by_kind.items():
-        tariff = rentals[0].replica.tariff
+    for name, own in by_kind.items():
+        tariff = own[0].replica.tariff
         if tariff is None:
             continue
         first = first or tariff
         if tariff.usd_per_hour:
-            items += _rent(name, rentals, tariff, run.duration_s)
-        items += _energy(name, rentals, tariff, _busy_s(run, name))
+            items += _rent(name, own, tariff, duration_s)
+        items += _energy(name, own, tariff, busy_s.get(name, 0.0))
     if first is not None:
-        items += _bytes(run, first)
+        items += _bytes(first, finished, duration_s)
     return tuple(items)
 
 
@@ -222,13 +235,12 @@ def _energy(name: str, rentals: list[Rental], tariff: Tariff, busy_s: float) -> 
         yield Item(name, "carbon", kwh * tariff.g_per_kwh / 1000, "kg CO2e", 0.0)
 
 
-def _bytes(run: Served, tariff: Tariff) -> Iterator[Item]:
+def _bytes(tariff: Tariff, finished: int, duration_s: float) -> Iterator[Item]:
     if tariff.cloud is None:
         return
-    finished = run.requests["finished"]
     if tariff.internet_bytes:
         out = finished * tariff.internet_bytes
-        usd = tariff.cloud.internet_usd(out, run.duration_s)
+        usd = tariff.cloud.internet_usd(out, duration_s)
         yield Item("", "bytes to the internet", out / 1e9, "GB", usd)
     if tariff.zone_bytes:
         crossed = finished * tariff.zone_bytes

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from simulator.arrivals import Traffic, draw
-from simulator.relief import relieve
+from simulator.relief import num_attempts, relieve
 from simulator.run_figures import RunFigures, measure
 from simulator.serve import Actor, serve
 from simulator.served import Served
@@ -15,11 +15,16 @@ from simulator.serving import Replica, Serving
 from simulator.serving_report import ServingReport, growth_per_s, overloaded, summarize
 from simulator.trace import Requests
 
-REQUESTS_PER_RELIEF = 1_000_000
+REQUESTS_PER_RELIEF = {"fast": 1_000_000, "simpy": 100_000}
 RUNS_PER_RELIEF = 3
-"""At most, of each change that might relieve; all see the same requests."""
+"""At most, of each change that might relieve, by engine; all see the same requests."""
 
+Tell = Callable[[float], None]
 Engine = Callable[[Sequence[Replica], Requests, Serving, np.random.Generator], Served]
+
+
+def _silent(share: float) -> None:
+    pass
 
 
 def choose_engine(serving: Serving, actors: Sequence[Actor] = ()) -> Engine:
@@ -92,23 +97,38 @@ def num_runs(
 
 
 def study(
-    fleet: Sequence[Replica], traffic: Traffic, serving: Serving, actors: Sequence[Actor] = ()
+    fleet: Sequence[Replica],
+    traffic: Traffic,
+    serving: Serving,
+    actors: Sequence[Actor] = (),
+    tell: Tell = _silent,
 ) -> ServingReport:
     """An experiment, and what single changes of the fleet or its rules would give.
+
+    `tell` is called with the share that is done.
 
     Raises:
         ValueError: there are no replicas, or the trace cannot be read.
     """
+    all_runs = serving.replications
+    done, total = 0, all_runs
 
     def attempt(changed: Sequence[Replica], rules: Serving) -> ServingReport:
-        return experiment(changed, traffic, rules, np.random.default_rng(traffic.seed), actors)
+        nonlocal done
+        random = np.random.default_rng(traffic.seed)
+        report = experiment(changed, traffic, rules, random, actors)
+        done += rules.replications
+        tell(done / total)
+        return report
 
+    total += RUNS_PER_RELIEF * num_attempts(fleet, serving)
     report = attempt(fleet, serving)
     if report.status == "partial":
         return report
-    all_runs = serving.replications
-    affordable = all_runs * REQUESTS_PER_RELIEF // max(report.requests["arrived"], 1)
+    most = REQUESTS_PER_RELIEF["simpy" if serving.engine == "simpy" or actors else "fast"]
+    affordable = all_runs * most // max(report.requests["arrived"], 1)
     few = replace(serving, replications=max(1, min(all_runs, RUNS_PER_RELIEF, affordable)))
+    total = all_runs + few.replications * num_attempts(fleet, serving)
     try:
         return relieve(report, fleet, few, attempt)
     except KeyboardInterrupt:

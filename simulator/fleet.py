@@ -49,6 +49,8 @@ class Fleet:
         self.duration_s = requests.duration_s
         self.machines: list[Machine] = []
         self.factors: dict[Replica, Array | None] = {}
+        self.computing: list[int] = []
+        self.counted, self.computed_s = 0, 0.0
         self.answered: Callable[[list[int]], None] | None = None
 
     def after(self, delay_s: float, call: Callable[[simpy.Event], None]) -> None:
@@ -76,6 +78,25 @@ class Fleet:
         for queue in queues:
             self.expire(queue)
         return len(self.held) if self.shared is not None else sum(map(len, queues))
+
+    def present(self) -> int:
+        """Requests that wait or run now."""
+        return self.waiting() + sum(server.running for server in self.servers if not server.gone)
+
+    def busy_s(self) -> float:
+        """Seconds that all servers together have computed until now."""
+        now, going, part_s = self.env.now, [], 0.0
+        self.computing += range(self.counted, len(self.batches))
+        self.counted = len(self.batches)
+        for number in self.computing:
+            start_s, seconds, _, _ = self.batches[number]
+            if start_s + seconds <= now:
+                self.computed_s += seconds
+            else:
+                going.append(number)
+                part_s += now - start_s
+        self.computing = going
+        return self.computed_s + part_s
 
     def add(self, replica: Replica) -> Server:
         """A server that takes requests from now on."""

@@ -1,5 +1,6 @@
 """A serving experiment with generations: independent runs of one fleet under one traffic."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from simulator.answer_figures import AnswerFigures, measure_answers
 from simulator.answers import answer
 from simulator.arrivals import Traffic, draw
 from simulator.generation_fleet import GenerationFleet
-from simulator.generation_relief import relieve_generations
+from simulator.generation_relief import changes, relieve_generations
 from simulator.generation_report import GenerationServingReport, summarize_answers
 from simulator.generations import Generations
 from simulator.lengths import Lengths, draw_lengths
@@ -19,8 +20,15 @@ NUM_SAMPLES = 60
 """Of queues, running sequences and KV cache over the duration."""
 
 
+Tell = Callable[[float], None]
+
+
+def _silent(share: float) -> None:
+    pass
+
+
 def study_generations(
-    fleet: GenerationFleet, traffic: Traffic, tokens: tuple[int, int]
+    fleet: GenerationFleet, traffic: Traffic, tokens: tuple[int, int], tell: Tell = _silent
 ) -> GenerationServingReport:
     """An experiment, its figures at both ends of the step times, and what changes would give.
 
@@ -28,36 +36,47 @@ def study_generations(
         fleet: the servers and their rules.
         traffic: when requests come.
         tokens: of prompt and answer where the traffic does not say.
+        tell: called with the share that is done.
 
     Raises:
         InfeasibleError: a server has no room for keys and values.
         ValueError: the trace cannot be read, or has no tokens.
     """
-    report = experiment_generations(fleet, traffic, tokens)
+    done, runs = 0, num_runs(fleet, traffic)
+    total = runs + len(("low", "high", "now", *changes(fleet)))
+
+    def attempt(changed: GenerationFleet) -> GenerationServingReport:
+        nonlocal done
+        found = experiment_generations(changed, traffic, tokens)
+        done += 1 if done else runs
+        tell(min(1.0, done / total))
+        return found
+
+    report = attempt(fleet)
     if report.status == "partial":
         return report
     fast = replace(fleet.serving, engine="auto", replications=1)
     once = replace(fleet, serving=fast)
     try:
-        low, high = (
-            experiment_generations(replace(once, end=end), traffic, tokens)
-            for end in ("low", "high")
-        )
+        low, high = (attempt(replace(once, end=end)) for end in ("low", "high"))
         report = replace(
             report,
             ttft_band_s=_medians(low.ttft_s, high.ttft_s),
             tpot_band_s=_medians(low.tpot_s, high.tpot_s),
             latency_band_s=_medians(low.latency_s, high.latency_s),
         )
-        return relieve_generations(
-            report, once, lambda changed: experiment_generations(changed, traffic, tokens)
-        )
+        return relieve_generations(report, once, attempt)
     except KeyboardInterrupt:
         return replace(report, status="partial")
 
 
 def _medians(low: Quantiles | None, high: Quantiles | None) -> tuple[float, float] | None:
     return (low.p50, high.p50) if low and high else None
+
+
+def num_runs(fleet: GenerationFleet, traffic: Traffic) -> int:
+    """Runs that differ: one where nothing is drawn at random."""
+    return 1 if traffic.trace and not fleet.actors else fleet.serving.replications
 
 
 def experiment_generations(
@@ -70,10 +89,11 @@ def experiment_generations(
     deployment = fleet.deployment()
     rng = np.random.default_rng(traffic.seed)
     runs: list[AnswerFigures] = []
-    for own in rng.spawn(1 if traffic.trace else fleet.serving.replications):
+    for own in rng.spawn(num_runs(fleet, traffic)):
         drawn = draw(traffic, own)
         requests = generations(drawn, traffic, tokens, own)
         sample_s = np.linspace(0, drawn.duration_s, NUM_SAMPLES + 1)[1:].tolist()
+        deployment = replace(deployment, rng=own)
         done = answer(requests, deployment, drawn.duration_s, fleet.serving.engine, sample_s)
         runs.append(measure_answers(done, deployment.pools, traffic.slo))
         if runs[-1].interrupted:

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from simulator.answers import Deployment, Transfer
+from simulator.answers import Actor, Deployment, Transfer
 from simulator.generations import Fleet, Server
 from simulator.modelled_steps import ServerModel, kv_blocks, model_step_times, relative_band
 from simulator.serving import Serving
 from simulator.step_times import StepTimes
+from simulator.tariff import Tariff
 
 End = Literal["low", "predicted", "high"]
 
@@ -21,6 +22,7 @@ class ServerKind:
         usd_per_hour: of each.
         provenance: of the price.
         room: KV cache as a multiple of what the memory has room for.
+        tariff: what one that comes and goes is charged for.
     """
 
     name: str
@@ -29,6 +31,7 @@ class ServerKind:
     usd_per_hour: float | None = None
     provenance: str = ""
     room: float = 1.0
+    tariff: Tariff | None = None
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class GenerationFleet:
 
     Attributes:
         end: step times as predicted, or at an end of their 90 % interval.
+        actors: what adds, drains and loses servers; none where all stay.
     """
 
     kinds: tuple[ServerKind, ...]
@@ -44,6 +48,7 @@ class GenerationFleet:
     prefill: tuple[ServerKind, ...] = ()
     transfer: Transfer | None = None
     end: End = "predicted"
+    actors: tuple[Actor, ...] = ()
     known: dict[tuple[int, int, int], tuple[ServerModel, StepTimes]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -57,6 +62,15 @@ class GenerationFleet:
             )
         if self.serving.limits.predicted_s is not None:
             raise ValueError("serving.limits: predicted_s is not for generations; use queue")
+        if self.actors and self.prefill:
+            raise ValueError(
+                "prefill: servers that compute prompts apart are always up; leave out prefill, "
+                "or failures, spot and autoscaling"
+            )
+        if self.actors and self.serving.engine == "fast":
+            raise ValueError(
+                "serving: engine fast has no servers that come and go; set engine: auto or simpy"
+            )
 
     @property
     def pools(self) -> tuple[tuple[ServerKind, ...], ...]:
@@ -77,10 +91,11 @@ class GenerationFleet:
             ValueError: a device does not support the dtype.
         """
         assert self.serving.routing != "shared_queue"
-        limits = (self.serving.limits.queue, self.serving.limits.timeout_s)
+        bounds = self.serving.limits
+        limits = (bounds.queue, bounds.timeout_s, bounds.retries)
         own = Fleet(self._servers(self.kinds), self.serving.routing, *limits)
         if not self.prefill:
-            return Deployment(own)
+            return Deployment(own, actors=self.actors)
         first = Fleet(self._servers(self.prefill), self.serving.routing, *limits)
         return Deployment(replace(own, max_queue=None, timeout_s=None), first, self.transfer)
 
@@ -99,4 +114,4 @@ class GenerationFleet:
         if self.end != "predicted":
             low, high = relative_band(kind.model)
             times = times.scaled(low if self.end == "low" else high)
-        return Server(limits, times, kind.name)
+        return Server(limits, times, kind.name, kind.tariff)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -10,10 +10,11 @@ from hardware.documents import STRICT
 from scheduler.report import Quantiles
 from simulator.answer_figures import AnswerFigures, roles
 from simulator.arrivals import Slo
+from simulator.billing import Bill, bill
 from simulator.estimates import CONFIDENCE, NUM_BLOCKS, Intervals, around, average
 from simulator.generations import Fleet
 from simulator.run_figures import WARM_UP
-from simulator.step_times import Array
+from simulator.upkeep import Upkeep, mean_upkeep
 
 KEPT_SHARE = 0.95
 """Of the requests, those that a promise covers."""
@@ -37,6 +38,7 @@ class GenerationKind:
     """Servers of one kind.
 
     Attributes:
+        servers: that are up, on average.
         role: `all`, or `prefill` or `decode` where these are apart.
         utilization: share of the time from the first arrival to the last that a step computes.
         share: of all requests.
@@ -49,7 +51,7 @@ class GenerationKind:
 
     name: str
     role: str
-    servers: int
+    servers: float
     utilization: float
     share: float
     kv_mean: float
@@ -97,6 +99,8 @@ class GenerationServingReport:
         series: by name, averaged over servers; `time_s` is the clock of the samples.
         bottleneck, relief: what holds requests up, and what changes would give.
         method: how many runs, what was left out, and where the intervals come from.
+        retries: requests that were sent again because their server was lost, over all runs.
+        upkeep, bill: of machines that came and went; None where all stayed.
     """
 
     __pydantic_config__ = STRICT
@@ -127,6 +131,9 @@ class GenerationServingReport:
     series: dict[str, list[float]] = field(default_factory=dict, repr=False)
     bottleneck: str = ""
     relief: tuple[GenerationRelief, ...] = ()
+    retries: int = 0
+    upkeep: Upkeep | None = None
+    bill: Bill | None = None
 
 
 def summarize_answers(
@@ -146,6 +153,9 @@ def summarize_answers(
     totals = {key: sum(run.counts[key] for run in runs) for key in runs[0].counts}
     rents = [price for prices in usd_per_hour for price in prices]
     rent = None if None in rents else math.fsum(price for price in rents if price is not None)
+    came = [run.upkeep for run in runs if run.upkeep is not None]
+    paid = _bill(runs, fleets) if came else None
+    rent = rent if paid is None or rent is None else paid.cost.usd_per_hour
     per_s = totals["finished"] / seconds
     tokens_per_s = sum(run.tokens for run in runs) / seconds
     counted = sum(run.counted for run in runs)
@@ -183,7 +193,22 @@ def summarize_answers(
             for name in runs[0].series
             if all(len(run.series[name]) == len(runs[0].series[name]) for run in runs)
         },
+        retries=sum(run.retries for run in runs),
+        upkeep=mean_upkeep(came, seconds) if came else None,
+        bill=paid,
     )
+
+
+def _bill(runs: Sequence[AnswerFigures], fleets: Sequence[Fleet]) -> Bill:
+    """The mean bill of machines that came and went."""
+    paid = bill(
+        [run.upkeep.items for run in runs if run.upkeep is not None],
+        math.fsum(run.duration_s for run in runs) / len(runs),
+        sum(run.counts["finished"] for run in runs) / len(runs),
+    )
+    tariffs = dict.fromkeys(s.tariff for fleet in fleets for s in fleet.servers if s.tariff)
+    notes = dict.fromkeys(note for tariff in tariffs for note in tariff.notes())
+    return replace(paid, notes=tuple(notes))
 
 
 def _estimate(
@@ -198,31 +223,32 @@ def _estimate(
 
 
 def _kinds(
-    runs: Sequence[dict[str, Array]], role: str, fleet: Fleet, usd: Sequence[float | None]
+    runs: Sequence[dict[str, dict[str, float]]],
+    role: str,
+    fleet: Fleet,
+    usd: Sequence[float | None],
 ) -> list[GenerationKind]:
     names = [server.name for server in fleet.servers]
-    mean = {key: np.mean([run[key] for run in runs], axis=0) for key in runs[0]}
-    total = max(float(mean["requests"].sum()), 1.0)
+    total = max(sum(kind["requests"] for run in runs for kind in run.values()), 1.0) / len(runs)
     kinds = []
     for name in dict.fromkeys(names):
-        own = np.array([n == name for n in names])
-        first = names.index(name)
-        prices = [price for price, mine in zip(usd, own, strict=True) if mine]
-        requests = float(mean["requests"][own].sum())
+        mean = {key: float(np.mean([run[name][key] for run in runs])) for key in runs[0][name]}
+        prices = [price for price, other in zip(usd, names, strict=True) if other == name]
+        server = fleet.servers[names.index(name)]
         kinds.append(
             GenerationKind(
                 name,
                 role,
-                int(own.sum()),
-                float(mean["busy"][own].mean()),
-                requests / total,
-                float(mean["kv_mean"][own].mean()),
-                float(mean["kv_peak"][own].max()),
-                float(mean["running"][own].mean()),
-                float(mean["preemptions"][own].sum()) / max(requests, 1.0) * 1000,
-                fleet.servers[first].limits.num_blocks,
+                mean["servers"],
+                mean["busy"],
+                mean["requests"] / total,
+                mean["kv_mean"],
+                mean["kv_peak"],
+                mean["running"],
+                mean["preemptions"] / max(mean["requests"], 1.0) * 1000,
+                server.limits.num_blocks,
                 None if None in prices else math.fsum(p for p in prices if p is not None),
-                fleet.servers[first].times.provenance,
+                server.times.provenance,
             )
         )
     return kinds

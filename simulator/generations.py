@@ -1,13 +1,17 @@
 """Generation requests, the servers that answer them, and what they meet."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hardware.documents import STRICT
 from simulator.step_times import Array, StepTimes
+from simulator.tariff import Tariff
+
+if TYPE_CHECKING:
+    from simulator.served import Rental
 
 Counts = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -87,11 +91,12 @@ class Continuous:
 
 @dataclass(frozen=True)
 class Server:
-    """One replica: its limits and the times of its steps."""
+    """One replica: its limits, the times of its steps, and what it is charged for."""
 
     limits: ContinuousBatching
     times: StepTimes
     name: str = ""
+    tariff: Tariff | None = None
 
 
 @dataclass(frozen=True)
@@ -103,12 +108,14 @@ class Fleet:
             earliest predicted finish, from the prompts that wait and the requests on a server.
         max_queue: requests that may wait at a server; further ones are rejected.
         timeout_s: a request that has waited so long for its first step leaves.
+        retries: how often a request is sent again whose server is lost.
     """
 
     servers: tuple[Server, ...]
     routing: Routing = "round_robin"
     max_queue: int | None = None
     timeout_s: float | None = None
+    retries: int = 3
 
     def __post_init__(self) -> None:
         """Refuse a fleet of none."""
@@ -154,6 +161,26 @@ WAITING, RUNNING, BLOCKS = range(3)
 
 
 @dataclass(frozen=True)
+class Turnover:
+    """Servers that came and went, in order, and what that did to requests.
+
+    Attributes:
+        up_s: (num_servers, 2) from when each took requests until it was gone.
+        rentals: machines in the order in which they were rented.
+        rejected: (num_requests,) turned away, or lost too often.
+        retries: requests that were sent again because their server was lost.
+        present: requests that waited or ran at the end.
+    """
+
+    servers: tuple[Server, ...]
+    up_s: Array
+    rentals: "tuple[Rental, ...]"
+    rejected: Flags
+    retries: int
+    present: int
+
+
+@dataclass(frozen=True)
 class GenerationTimes:
     """What requests met, (num_requests,) each, and what servers did, (num_servers,) each.
 
@@ -166,6 +193,7 @@ class GenerationTimes:
         samples: (num_samples, num_servers, 3) `WAITING`, `RUNNING`, `BLOCKS` at the end of the step
             that went on then.
         until_s: where the user stopped the run.
+        turnover: None where every server was there from the start to the end.
     """
 
     scheduled_s: Array
@@ -179,6 +207,7 @@ class GenerationTimes:
     sample_s: Array
     samples: Counts
     until_s: float = np.inf
+    turnover: Turnover | None = None
 
 
 def clock_of(arrival_s: Array) -> list[float]:

@@ -12,6 +12,7 @@ order of decisions is that of vLLM's V1 scheduler.
 """
 
 import math
+from bisect import insort
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
@@ -94,8 +95,11 @@ class Queue:
             self.prompt_tokens -= sequence.prompt
 
     def deliver(self, sequence: Answer) -> None:
-        """Take a request."""
-        self.waiting.append(sequence)
+        """Take a request; one that was sent before keeps its place by arrival."""
+        if self.waiting and self.waiting[-1].index > sequence.index:
+            insort(self.waiting, sequence, key=lambda waiting: waiting.index)
+        else:
+            self.waiting.append(sequence)
         self.prompt_tokens += sequence.prompt
 
     def schedule(self, now_s: float) -> Step | None:
@@ -238,18 +242,18 @@ class Queue:
             self.lowest = min(self.bases)
         return self.lowest
 
-    def coast(self, decided: deque[Step], end_s: float, until_s: float) -> float:
-        """Take steps in which nothing but decoding happens, as long as they end before `until_s`.
+    def coast(self, decided: deque[Step], end_s: float, until_s: float) -> list[float]:
+        """When the steps end in which nothing but decoding happens, up to one that ends later.
 
-        `decided[0]` computes and ends at `end_s`. Returns when the last one taken ends; the steps
-        decided then stand in `decided`.
+        `decided[0]` computes and ends at `end_s`, the first; the last ends at `until_s` or later.
+        `skip` then takes those steps.
         """
-        first = decided[0]
+        ends, first = [end_s], decided[0]
         for step in decided:
             if step.chunks or step.first_tokens or step.finished or step.decodes != self.decodes:
-                return end_s
+                return ends
         if self.prefilling or ((self.waiting or self.returned) and not self._is_blocked()):
-            return end_s
+            return ends
         if self.waiting:
             until_s = min(until_s, self.waiting[0].arrival_s + self.timeout_s)
         b, free, decodes = self.number, self.blocks.free, self.decodes
@@ -262,15 +266,21 @@ class Queue:
             context += decodes
             longest += 1
             end_s += decode_s(decodes, context, longest)
-        passed = b - self.number
-        if passed:
-            self.blocks.take(self.blocks.free - free)
-            self.number = b
-            self.steps += passed
-            for step in decided:
-                step.context += passed * decodes
-                step.longest += passed
-        return end_s
+            ends.append(end_s)
+        return ends
+
+    def skip(self, decided: deque[Step], passed: int) -> None:
+        """Take so many of the steps that `coast` found; the steps decided then are in `decided`."""
+        page, growing = self.limits.block_tokens, self.growing
+        whole, rest = divmod(passed, page)
+        need = whole * sum(growing) if whole else 0
+        need += sum(growing[b % page] for b in range(self.number, self.number + rest))
+        self.blocks.take(need)
+        self.number += passed
+        self.steps += passed
+        for step in decided:
+            step.context += passed * self.decodes
+            step.longest += passed
 
     def _is_blocked(self) -> bool:
         """Whether the next in the queue cannot be admitted while nobody leaves."""

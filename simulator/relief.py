@@ -36,6 +36,11 @@ def rules(fleet: Sequence[Replica], serving: Serving) -> Iterator[tuple[str, Ser
             yield f"routing {routing}", replace(serving, routing=routing)
 
 
+def num_attempts(fleet: Sequence[Replica], serving: Serving) -> int:
+    """How often `relieve` simulates."""
+    return 1 + len([*one_more(fleet, serving), *rules(fleet, serving)])
+
+
 def relieve(
     base: ServingReport, fleet: Sequence[Replica], serving: Serving, attempt: Try
 ) -> ServingReport:

@@ -5,17 +5,17 @@ machine | rented, boots, loads | serves                    | drains |
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
+import simpy
 
 from simulator.autoscaling import Autoscaling, Look, wanted
 from simulator.availability import Failures, Outage, Outages, merge
 from simulator.boot import AT_ONCE, StartUp
-from simulator.fleet import Fleet, Process
-from simulator.serve import Actor
+from simulator.fleet import Process
 from simulator.served import Machine
 from simulator.spot import Recorded, Renewal
 
@@ -50,10 +50,43 @@ class Conditions:
         return found
 
 
-def operate(conditions: Mapping[str, Conditions], autoscaling: Autoscaling | None = None) -> Actor:
+class Door(Protocol):
+    """A fleet of servers, as those see it who rent its machines."""
+
+    env: simpy.Environment
+    rng: np.random.Generator
+    duration_s: float
+    machines: list[Machine]
+
+    @property
+    def servers(self) -> Sequence[Any]:
+        """All that ever were."""
+
+    def after(self, delay_s: float, call: Callable[[simpy.Event], None]) -> None:
+        """Call back after a delay."""
+
+    def add(self, replica: Any) -> Any:
+        """A server that takes requests from now on."""
+
+    def drain(self, server: Any) -> None:
+        """Send a server no more requests."""
+
+    def lose(self, server: Any) -> None:
+        """A server is gone at once."""
+
+    def busy_s(self) -> float:
+        """Seconds that all servers together have computed until now."""
+
+    def present(self) -> int:
+        """Requests that wait or run now."""
+
+
+def operate(
+    conditions: Mapping[str, Conditions], autoscaling: Autoscaling | None = None
+) -> Callable[[Door], Process]:
     """What happens to a fleet while it serves; `conditions` by the name of its replicas."""
 
-    def actor(fleet: Fleet) -> Process:
+    def actor(fleet: Door) -> Process:
         renting = Renting(fleet, conditions, autoscaling.max if autoscaling else 0)
         for slot, outages in renting.outages.items():
             fleet.env.process(renting.weather(slot, outages))
@@ -75,7 +108,7 @@ class Renting:
     """
 
     def __init__(
-        self, fleet: Fleet, conditions: Mapping[str, Conditions], num_slots: int = 0
+        self, fleet: Door, conditions: Mapping[str, Conditions], num_slots: int = 0
     ) -> None:
         self.fleet = fleet
         self.wanted = len(fleet.servers)
@@ -88,7 +121,7 @@ class Renting:
         self.held: dict[int, Machine] = {}
         self.out: set[int] = set()
         self.changed_s = -math.inf
-        self.looked_s, self.first_batch = 0.0, 0
+        self.looked_s = self.busy_s = 0.0
         for slot, server in enumerate(fleet.servers):
             self._book(slot).server = server
 
@@ -200,14 +233,7 @@ class Renting:
 
     def _look(self) -> Look:
         """The mean number of computing servers since the last look, and who is there."""
-        fleet, now = self.fleet, self.fleet.env.now
-        busy_s, still = 0.0, len(fleet.batches)
-        for number in range(len(fleet.batches) - 1, self.first_batch - 1, -1):
-            start_s, seconds, _, _ = fleet.batches[number]
-            busy_s += max(0.0, min(start_s + seconds, now) - max(start_s, self.looked_s))
-            if start_s + seconds > now:
-                still = number
-        busy = busy_s / (now - self.looked_s)
-        self.looked_s, self.first_batch = now, still
-        running = sum(server.running for server in fleet.servers if not server.gone)
-        return Look(now, busy, fleet.waiting() + running)
+        now, busy_s = self.fleet.env.now, self.fleet.busy_s()
+        busy = (busy_s - self.busy_s) / (now - self.looked_s)
+        self.looked_s, self.busy_s = now, busy_s
+        return Look(now, busy, self.fleet.present())

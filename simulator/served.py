@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.serving import Replica, Serving
+from simulator.tariff import Tariff
 from simulator.trace import Array
-
-if TYPE_CHECKING:
-    from simulator.server import Server
 
 IN_FLIGHT, FINISHED, REJECTED, TIMED_OUT = range(4)
 STATES = ("in_flight", "finished", "rejected", "timed_out")
@@ -39,6 +37,26 @@ class Uptime:
     end_s: float
 
 
+class Kind(Protocol):
+    """A kind of server, as its bill sees it."""
+
+    @property
+    def name(self) -> str:
+        """Of the kind."""
+
+    @property
+    def tariff(self) -> Tariff | None:
+        """What it is charged for."""
+
+
+class Up(Protocol):
+    """A server that a machine became."""
+
+    start_s: float
+    end_s: float
+    gone: bool
+
+
 @dataclass(frozen=True)
 class Rental:
     """A machine from when it is rented until it is not.
@@ -49,7 +67,7 @@ class Rental:
         ended_by: `kept` to the end of the run, `given_back`, `failed` or `preempted`.
     """
 
-    replica: Replica
+    replica: Kind
     market: str
     booked_s: float
     up_s: float | None
@@ -67,10 +85,10 @@ class Machine:
         end_s: when it was lost or given up; a drained one ends with its server.
     """
 
-    replica: Replica
+    replica: Kind
     market: str
     booked_s: float
-    server: Server | None = None
+    server: Up | None = None
     leaving: bool = False
     end_s: float = math.inf
     ended_by: str = "kept"

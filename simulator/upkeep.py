@@ -9,7 +9,7 @@ import numpy as np
 from hardware.documents import STRICT
 from scheduler.report import Quantiles, quantiles
 from simulator.billing import Item, charges, rentals_of
-from simulator.served import Served
+from simulator.served import Rental, Served
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,16 @@ class Upkeep:
 
 def run_upkeep(run: Served) -> RunUpkeep:
     """The machines of a run, and their charges."""
-    rentals = rentals_of(run)
+    return upkeep_of(rentals_of(run), charges(run))
+
+
+def upkeep_of(rentals: Sequence[Rental], items: tuple[Item, ...]) -> RunUpkeep:
+    """What became of machines that were charged for so."""
     return RunUpkeep(
         Counter(rental.ended_by for rental in rentals),
         tuple(r.up_s - r.booked_s for r in rentals if r.booked_s > 0 and r.up_s is not None),
         sum(rental.end_s - rental.booked_s for rental in rentals),
-        charges(run),
+        items,
     )
 
 

@@ -3,10 +3,15 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from simulator.continuous import generate
+from simulator.answers import Deployment, answer
+from simulator.autoscaling import Autoscaling
+from simulator.availability import Failures
+from simulator.boot import AT_ONCE
+from simulator.continuous import generate, generate_while
 from simulator.fast_continuous import generate_fast
 from simulator.generations import ContinuousBatching, Fleet, Generations, Server
 from simulator.layer_profile import ONCE, PER_LAYER, PER_SEQUENCE, read_step_times
+from simulator.renting import Conditions, operate
 from simulator.step_times import StepTimes, least_squares_skew
 
 
@@ -145,3 +150,68 @@ def test_limits_that_let_nothing_run_are_refused():
 def test_skew_by_least_squares():
     mean, longest = np.array([1.0, 2.0]), np.array([3.0, 4.0])
     assert least_squares_skew(mean, longest, mean + 0.25 * (longest - mean)) == 0.25
+
+
+def test_a_lost_server_loses_its_cache_and_its_requests_start_again_elsewhere():
+    two = fleet(num_blocks=64, replicas=2)
+
+    def strike(door):
+        yield door.env.timeout(2.15)
+        door.lose(door.servers[0])
+
+    requests = Generations(np.array([2.0, 20.0]), np.array([100, 100]), np.array([30, 3]))
+    rng = np.random.default_rng(0)
+    got = generate_while(requests, two, [], [strike], (30.0, rng))
+    undisturbed = generate(requests, two)
+    assert got.server.tolist() == [1, 1]
+    assert got.last_token_s[0] == pytest.approx(undisturbed.last_token_s[0] + 0.15)
+    assert got.first_token_s[0] == pytest.approx(undisturbed.first_token_s[0] + 0.15)
+    assert got.turnover.retries == 1
+    assert got.turnover.up_s.tolist() == [[0.0, 2.15], [0.0, 30.0]]
+    assert got.busy_s[0] == pytest.approx(0.15)
+    hopeless = replace(two, retries=0)
+    alone = generate_while(requests, hopeless, [], [strike], (30.0, rng))
+    assert alone.turnover.rejected.tolist() == [True, False]
+    assert np.isnan(alone.last_token_s[0])
+
+
+def test_a_request_waits_where_no_server_is_up_and_a_drained_server_ends_its_answers():
+    def actor(door):
+        yield door.env.timeout(1.0)
+        door.lose(door.servers[0])
+        yield door.env.timeout(4.0)
+        door.add(door.rules.servers[0])
+        yield door.env.timeout(0.001)
+        door.drain(door.servers[1])
+
+    rng = np.random.default_rng(0)
+    got = generate_while(one(100, 3), fleet(num_blocks=64), [], [actor], (30.0, rng))
+    assert got.scheduled_s[0] == 5.0
+    assert got.turnover.up_s[1, 1] == pytest.approx(got.last_token_s[0])
+    assert got.turnover.present == 0
+
+
+@pytest.mark.parametrize("routing", ["round_robin", "shortest_queue", "fastest"])
+@pytest.mark.parametrize("seed", range(4))
+def test_no_request_vanishes_where_servers_come_and_go(seed, routing):
+    rng = np.random.default_rng(seed)
+    servers = tuple(random_server(rng, step_times()) for _ in range(3))
+    bounds = [(None, None), (3, None), (None, 0.4), (2, 0.7)][seed]
+    rules = Fleet(servers, routing, *bounds, retries=1)
+    requests = traffic(200, 40.0, seed)
+    duration_s = float(requests.arrival_s[-1])
+    conditions = {"": Conditions(failures=Failures(1.0, 0.5), start_up=AT_ONCE)}
+    actor = operate(conditions, Autoscaling(max=5, target=0.5, interval_s=0.3, cooldown_s=0.5))
+    deployment = Deployment(rules, actors=(actor,), rng=rng)
+    got = answer(requests, deployment, duration_s)
+    assert got.counts["arrived"] == 200 == sum(got.counts.values()) - 200
+    assert got.pools[0].turnover.retries > 0
+    assert {r.ended_by for r in got.pools[0].turnover.rentals} >= {"failed", "kept"}
+
+
+def test_a_run_in_which_nothing_goes_is_the_run_of_a_fleet_that_stays():
+    requests, three = traffic(100, 20.0), fleet(num_blocks=20, replicas=3)
+    stays = generate(requests, three)
+    got = generate_while(requests, three, [], [], (1000.0, np.random.default_rng(0)))
+    np.testing.assert_array_equal(got.last_token_s, stays.last_token_s)
+    np.testing.assert_array_equal(got.busy_s, stays.busy_s)

@@ -277,6 +277,26 @@ def test_simulate_serves_generations_on_unlike_servers(tmp_path, capsys):
     )
 
 
+def test_servers_of_generations_fail_scale_and_are_billed(tmp_path, capsys):
+    text = SCENARIO.split("prefill:")[0].replace(
+        "serving: {",
+        "serving: {failures: {mtbf_s: 20, mttr_s: 5}, boot: {seconds: 2}, "
+        "autoscaling: {max: 4, min: 1, interval_s: 2, cooldown_s: 5}, ",
+    )
+    path = tmp_path / "chat.yaml"
+    path.write_text(text)
+    assert main(["simulate", str(path), "--json"]) == 0
+    serving = json.loads(capsys.readouterr().out)["serving"]
+    assert serving["upkeep"]["failed"] > 0
+    assert serving["upkeep"]["machines"] > 2
+    assert serving["bill"]["total_usd"] == pytest.approx(serving["usd_per_hour"] * 20 / 3600)
+    counts = serving["requests"]
+    assert counts["arrived"] == sum(v for k, v in counts.items() if k != "arrived")
+    path.write_text(text + "prefill: {hardware: {instances: [aws/g6e.xlarge]}}\n")
+    assert main(["simulate", str(path)]) == 2
+    assert "compute prompts apart are always up" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

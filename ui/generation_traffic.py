@@ -4,16 +4,19 @@ import math
 from dataclasses import replace
 
 from hardware.catalog import find_instance
+from hardware.power import machine_power
 from scheduler.generation import Generation
 from scheduler.plan import Plan
-from simulator.answers import Transfer
+from simulator.answers import Actor, Transfer
 from simulator.generation_experiment import study_generations
 from simulator.generation_fleet import GenerationFleet, ServerKind
 from simulator.generation_report import GenerationServingReport
 from simulator.modelled_steps import ServerModel, with_cache_only
+from simulator.renting import operate
 from ui import pipeline
 from ui.prepare import Prepared, Steps, changed, prepare_anywhere
 from ui.rented import hardware_name, network_between, rent
+from ui.renting import comes_and_goes, conditions_of, tariff_of
 from ui.scenario import FleetPart, PrefillPart, Rented, Scenario
 from ui.source import captured
 
@@ -29,10 +32,10 @@ def serve_generations(
     """
     if scenario.traffic is None:
         raise ValueError("traffic: the scenario has none")
-    _check(scenario)
     own = _kind(scenario, prepared, chosen, scenario.serving.replicas)
     kinds = [own, *(_planned(scenario, part, steps) for part in scenario.fleet)]
-    fleet = GenerationFleet(tuple(kinds), scenario.serving)
+    actors, notes = _actors(scenario, kinds)
+    fleet = GenerationFleet(tuple(kinds), scenario.serving, actors=actors)
     if first := scenario.prefill:
         fleet = replace(
             fleet,
@@ -40,18 +43,36 @@ def serve_generations(
             transfer=_transfer(scenario, first, own.model.generation),
         )
     found = own.model.generation
-    with steps("Serving the traffic"):
+    with steps("Serving the traffic") as tell:
         tokens = (found.prompt_tokens, found.new_tokens)
-        return study_generations(fleet, scenario.traffic, tokens)
+        report = study_generations(fleet, scenario.traffic, tokens, tell)
+    if report.upkeep is None:
+        return report
+    return replace(report, upkeep=replace(report.upkeep, notes=notes))
 
 
-def _check(scenario: Scenario) -> None:
-    """Refuse rules that are for servers of batches."""
-    for key in ("failures", "spot", "autoscaling", "boot"):
-        if getattr(scenario.serving, key, None) is not None:
+def _actors(
+    scenario: Scenario, kinds: list[ServerKind]
+) -> tuple[tuple[Actor, ...], tuple[str, ...]]:
+    """What lets servers come and go, if anything does, and where its figures come from."""
+    if not comes_and_goes(scenario):
+        return (), ()
+    conditions = {}
+    for kind, hardware in zip(kinds, [scenario.hardware, *_others(scenario)], strict=True):
+        own = replace(scenario, hardware=hardware)
+        if _servers_per_machine(own, set(kind.model.placement.values())) > 1:
             raise ValueError(
-                f"serving: {key} is for inferences; servers of generations are always up"
+                f"serving: servers that come and go take an instance each, and several fit on "
+                f"{kind.name}; name one with as many accelerators as the plan uses"
             )
+        load_bytes = kind.model.generation.decode.totals()["param_bytes"]
+        conditions[kind.name] = conditions_of(own, load_bytes)
+    notes = dict.fromkeys(note for one in conditions.values() for note in one.notes)
+    return (operate(conditions, scenario.serving.autoscaling),), tuple(notes)
+
+
+def _others(scenario: Scenario) -> list[Rented | str]:
+    return [part.hardware for part in scenario.fleet]
 
 
 def _planned(scenario: Scenario, part: FleetPart | PrefillPart, steps: Steps) -> ServerKind:
@@ -76,7 +97,10 @@ def _kind(scenario: Scenario, prepared: Prepared, chosen: Plan, replicas: int) -
     if usd_per_hour is not None and per_machine > 1:
         usd_per_hour *= math.ceil(replicas / per_machine) / replicas
         provenance += f"; {per_machine} servers fit on one"
-    return ServerKind(hardware_name(scenario), model, replicas, usd_per_hour, provenance)
+    at_work = dict.fromkeys(model.placement.values(), 1.0)
+    tariff = tariff_of(scenario, machine_power(model.cluster.devices, at_work))
+    name = hardware_name(scenario)
+    return ServerKind(name, model, replicas, usd_per_hour, provenance, tariff=tariff)
 
 
 def _servers_per_machine(scenario: Scenario, devices: set[str]) -> int:

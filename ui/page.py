@@ -205,7 +205,8 @@ def _generations(serving: dict[str, Any]) -> str:
     parts = [f"<h2>Under traffic</h2><p>{escape(str(serving['bottleneck']))}</p>"]
     for title, head, rows in generation_tables(serving):
         parts.append(f"<h3>{escape(title)}</h3>{_table([head, *rows])}")
-    return "".join(parts) + f"<p class=note>{escape(serving['method'])}</p>"
+    parts.append(f"<p class=note>{escape(serving['method'])}</p>")
+    return "".join(parts) + _bill(serving)
 
 
 def _what_if(rows: list[dict[str, Any]]) -> str:

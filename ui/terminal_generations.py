@@ -4,7 +4,7 @@ from typing import Any
 
 from hardware.units import format_seconds, format_usd
 from ui.terminal import band, out, table
-from ui.terminal_serving import show_series
+from ui.terminal_serving import show_bill, show_series, show_upkeep
 
 Table = tuple[str, list[str], list[list[str]]]
 """Title, columns and rows."""
@@ -28,6 +28,8 @@ def show_generations(serving: dict[str, Any], traffic: str) -> None:
         )
     for title, columns, rows in generation_tables(serving):
         table(title, columns, rows)
+    show_upkeep(serving["upkeep"])
+    show_bill(serving["bill"])
     show_series(serving["series"])
     if serving["bottleneck"]:
         out.print(f"[bold]Bottleneck[/]: {serving['bottleneck']}\n")
@@ -62,6 +64,8 @@ def _requests(serving: dict[str, Any]) -> Table:
         ["answered", f"{serving['throughput_per_s']:.4g}/s"],
         ["tokens given", f"{serving['tokens_per_s']:,.4g}/s"],
     ]
+    if serving["retries"]:
+        rows.append(["sent again", f"{serving['retries']:,}"])
     if promise := serving["promise"]:
         asked = {"p95_s": "answer", "ttft_s": "first token", "tpot_s": "further token"}
         words = ", ".join(
@@ -90,7 +94,7 @@ def _servers(serving: dict[str, Any]) -> Table:
     rows = [
         [
             f"{kind['name']} ({kind['role']})" if several else kind["name"],
-            str(kind["servers"]),
+            f"{kind['servers']:.3g}",
             f"{kind['utilization']:.0%}",
             f"{kind['share']:.0%}",
             f"{kind['running']:.3g}",
@@ -102,7 +106,7 @@ def _servers(serving: dict[str, Any]) -> Table:
         for kind in serving["kinds"]
     ]
     columns = [
-        "servers", "number", "busy", "requests", "running", "KV mean (peak)",
+        "servers", "up", "busy", "requests", "running", "KV mean (peak)",
         "preempted/1,000", "USD/h", "times",
     ]  # fmt: skip
     return "Servers", columns, rows

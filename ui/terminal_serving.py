@@ -24,8 +24,8 @@ def show_serving(serving: dict[str, Any], traffic: str) -> None:
         _show_times(serving, traffic)
     _show_figures(serving)
     _show_servers(serving)
-    _show_upkeep(serving["upkeep"])
-    _show_bill(serving["bill"])
+    show_upkeep(serving["upkeep"])
+    show_bill(serving["bill"])
     show_series(serving["series"])
     _show_relief(serving)
 
@@ -85,7 +85,7 @@ def _show_servers(serving: dict[str, Any]) -> None:
         table("Servers", columns, rows)
 
 
-def _show_upkeep(upkeep: dict[str, Any] | None) -> None:
+def show_upkeep(upkeep: dict[str, Any] | None) -> None:
     """Machines that came and went; nothing where all stayed."""
     if not upkeep or not upkeep["notes"]:
         return
@@ -108,7 +108,8 @@ def _show_upkeep(upkeep: dict[str, Any] | None) -> None:
     out.print()
 
 
-def _show_bill(bill: dict[str, Any] | None) -> None:
+def show_bill(bill: dict[str, Any] | None) -> None:
+    """A line per item, the sum, and what the figures rest on."""
     if not bill or not bill["items"]:
         return
     columns = ["bill", "", "quantity", "USD"]

@@ -37,8 +37,8 @@ def serve_traffic(scenario: Scenario, prepared: Prepared | None, steps: Steps) -
         fleet += [server] * part.replicas
         conditions[server.name] = _conditions(other, elsewhere)
     actors = [operate(conditions, rules.autoscaling)] if comes_and_goes(scenario) else []
-    with steps("Serving the traffic"):
-        report = study(fleet, scenario.traffic, rules, actors)
+    with steps("Serving the traffic") as tell:
+        report = study(fleet, scenario.traffic, rules, actors, tell)
     if not actors or report.upkeep is None:
         return report
     notes = dict.fromkeys(note for one in conditions.values() for note in one.notes)
