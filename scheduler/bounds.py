@@ -64,10 +64,7 @@ def load_bound(problem: Problem, replicas: bool = False) -> float:
     doi:10.1137/0108053). O(operators x kinds of devices) a cut. An optimizer, which runs once per
     batch, counts with its share.
     """
-    seconds = problem.seconds
-    if problem.trains_in_parts:
-        once = np.array([op.phase == "optimizer" for op in problem.graph.ops])
-        seconds = np.where(once[:, None], seconds / problem.num_micro_batches, seconds)
+    seconds = problem.seconds_per_micro_batch
     if not seconds.size:
         return 0.0
     first: dict[bytes, list[int]] = {}

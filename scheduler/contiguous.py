@@ -48,6 +48,19 @@ class Cuts:
     carried: Floats
 
 
+@dataclass(frozen=True)
+class Saved:
+    """What every operator keeps for the backward pass of its micro-batch.
+
+    Attributes:
+        num_bytes: (num_ops,).
+        copies: (num_devices + 1,) micro-batches for which the k-th stage keeps it, k from 1.
+    """
+
+    num_bytes: Floats
+    copies: Ints
+
+
 def contiguous(problem: Problem) -> Placement:
     """Split the operators, in order, over some of the devices so that the largest load is least.
 
@@ -105,34 +118,81 @@ def split_order(arrays: Arrays, order: Ints) -> Ints:
     Raises:
         InfeasibleError: no split fits the devices' memory.
     """
-    groups = kinds(arrays)
-    transitions = prod(len(g) + 1 for g in groups) * len(groups) ** 2
-    if transitions > MOST_TRANSITIONS:
+    if transitions(kinds(arrays)) > MOST_TRANSITIONS:
         return _even_split(arrays, order)
-    cuts = cuts_of(arrays, order, groups, min(isqrt(int(MOST_STEPS) // transitions), MAX_CUTS))
-    num_cuts = len(cuts.positions)
-    start = np.full(num_cuts, np.inf)
+    table = split_table(arrays, order)
+    if not table.ends:
+        raise InfeasibleError(NO_SPLIT)
+    return table.devices(min(table.ends, key=lambda end: (table.load(end), sum(end[0]))))
+
+
+@dataclass(frozen=True)
+class SplitTable:
+    """What the dynamic programme found out about an order.
+
+    Attributes:
+        value: by state, (c,) largest load of a split that ends at a cut.
+        parent: by state, the cut before the last stage, and the kind before it.
+    """
+
+    order: Ints
+    cuts: Cuts
+    groups: list[list[int]]
+    value: dict[State, Floats]
+    parent: dict[State, tuple[Ints, Ints]]
+
+    @property
+    def ends(self) -> list[State]:
+        """States in which all operators are placed, the best for each choice of devices."""
+        best: dict[tuple[int, ...], State] = {}
+        for state in self.parent:
+            if self.load(state) < (self.load(best[state[0]]) if state[0] in best else np.inf):
+                best[state[0]] = state
+        return list(best.values())
+
+    def load(self, state: State) -> float:
+        """The largest load when all operators are placed."""
+        return float(self.value[state][-1])
+
+    def devices(self, state: State) -> Ints:
+        """(num_ops,) device of each operator."""
+        device = np.zeros(len(self.order), dtype=np.int64)
+        j = len(self.cuts.positions) - 1
+        while state in self.parent:
+            used, last = state
+            i, e = int(self.parent[state][0][j]), int(self.parent[state][1][j])
+            stage = self.order[self.cuts.positions[i] : self.cuts.positions[j]]
+            device[stage] = self.groups[last][used[last] - 1]
+            state, j = (tuple(n - (g == last) for g, n in enumerate(used)), e), i
+        return device
+
+
+def transitions(groups: list[list[int]]) -> int:
+    """Transitions between states of the dynamic programme, for devices in groups of a kind."""
+    return prod(len(group) + 1 for group in groups) * len(groups) ** 2
+
+
+def split_table(arrays: Arrays, order: Ints, saved: Saved | None = None) -> SplitTable:
+    """The best splits of an order over every number of devices of each kind."""
+    groups = kinds(arrays)
+    most = isqrt(int(MOST_STEPS) // transitions(groups))
+    cuts = cuts_of(arrays, order, groups, min(most, MAX_CUTS))
+    start = np.full(len(cuts.positions), np.inf)
     start[0] = 0.0
-    empty: State = ((0,) * len(groups), -1)
-    value: dict[State, Floats] = {empty: start}
+    value: dict[State, Floats] = {((0,) * len(groups), -1): start}
     parent: dict[State, tuple[Ints, Ints]] = {}
     for used in sorted(product(*(range(len(g) + 1) for g in groups)), key=sum):
         for last in range(len(groups)):
             if used[last]:
                 before = tuple(n - (g == last) for g, n in enumerate(used))
-                value[used, last], *trail = _extend(cuts, value, before, last)
+                load = cuts.load[last]
+                if saved:
+                    limit = arrays.limit_bytes[groups[last][0]]
+                    held = arrays.op_bytes + saved.copies[sum(used)] * saved.num_bytes
+                    load = load + _above(held[order], limit, cuts.positions)
+                value[used, last], *trail = _extend(cuts, value, before, last, load)
                 parent[used, last] = (trail[0], trail[1])
-    best = min((s for s in value if s != empty), key=lambda s: (value[s][-1], sum(s[0])))
-    if not np.isfinite(value[best][-1]):
-        raise InfeasibleError(NO_SPLIT)
-    device = np.zeros(arrays.num_ops, dtype=np.int64)
-    state, j = best, num_cuts - 1
-    while state != empty:
-        used, last = state
-        i, e = int(parent[state][0][j]), int(parent[state][1][j])
-        device[order[cuts.positions[i] : cuts.positions[j]]] = groups[last][used[last] - 1]
-        state, j = (tuple(n - (g == last) for g, n in enumerate(used)), e), i
-    return device
+    return SplitTable(order, cuts, groups, value, parent)
 
 
 def _even_split(arrays: Arrays, order: Ints) -> Ints:
@@ -148,7 +208,7 @@ def _even_split(arrays: Arrays, order: Ints) -> Ints:
 
 
 def _extend(
-    cuts: Cuts, value: dict[State, Floats], before: tuple[int, ...], last: int
+    cuts: Cuts, value: dict[State, Floats], before: tuple[int, ...], last: int, load: Floats
 ) -> tuple[Floats, Ints, Ints]:
     """value[j] = min over i, e of max(value[before, e][i], link, load of the stage from i to j).
 
@@ -163,7 +223,7 @@ def _extend(
         arrival = value[before, e]
         if e >= 0:
             arrival = np.maximum(arrival, cuts.carried[e, last])
-        total = np.maximum(arrival[:, None], cuts.load[last])
+        total = np.maximum(arrival[:, None], load)
         i = total.argmin(axis=0)
         better = total[i, at] < best
         best[better], arg[better], origin[better] = total[i, at][better], i[better], e
@@ -183,14 +243,9 @@ def cuts_of(arrays: Arrays, order: Ints, groups: list[list[int]], most: int = MA
         device = group[0]
         seconds = arrays.seconds[order, device]
         never = ~np.isfinite(seconds)
-        for amount, limit in (
-            (np.where(never, 0.0, seconds), np.inf),
-            (never.astype(float), 0.5),
-            (arrays.op_bytes[order], min(arrays.limit_bytes[device], np.finfo(float).max)),
-        ):
-            prefix = np.append(0.0, amount.cumsum())[positions]
-            stage = prefix[None, :] - prefix[:, None]
-            load[g] += np.where(stage > limit, np.inf, stage if limit == np.inf else 0.0)
+        load[g] = _between(np.where(never, 0.0, seconds), positions)
+        load[g] += _above(never.astype(float), 0.5, positions)
+        load[g] += _above(arrays.op_bytes[order], arrays.limit_bytes[device], positions)
         if arrays.serialised:
             load[g] += _cut_seconds(arrays, place, arrays.ends_s[:, device], positions)
         load[g][np.tril_indices(c, -1)] = np.inf
@@ -205,6 +260,17 @@ def cuts_of(arrays: Arrays, order: Ints, groups: list[list[int]], most: int = MA
                 moved = arrays.transfer_s(np.arange(arrays.num_tensors), p, q)
                 carried[a, b] = _crossing(first, last, moved, n)[positions]
     return Cuts(positions, load, carried)
+
+
+def _between(amount: Floats, positions: Ints) -> Floats:
+    """(c, c) sum of the amounts, in order, of what stands between two cuts."""
+    prefix = np.append(0.0, amount.cumsum())[positions]
+    return np.asarray(prefix[None, :] - prefix[:, None])
+
+
+def _above(amount: Floats, limit: float, positions: Ints) -> Floats:
+    """(c, c) infinite where the sum between two cuts exceeds a limit, else 0."""
+    return np.where(_between(amount, positions) > limit, np.inf, 0.0)
 
 
 def _ends_of_tensors(arrays: Arrays, place: Ints) -> tuple[Ints, Ints]:

@@ -5,8 +5,9 @@ In training a batch of several micro-batches passes forward and backward through
 - `gpipe`: a device runs all forward passes, then all backward passes. Source: Huang et al.,
   "GPipe", NeurIPS 2019, arXiv:1811.06965.
 - `1f1b`: a backward pass goes first, and a device that is the k-th of n on the way forward starts
-  no forward pass while n - k micro-batches (k from 0) wait there for their backward pass. Source:
-  Narayanan et al., "PipeDream", SOSP 2019, doi:10.1145/3341301.3359646; with one update per batch.
+  no forward pass while n - k micro-batches (k from 0) wait there for their backward pass. Where the
+  way comes back to a device, the device counts again. Source: Narayanan et al., "PipeDream", SOSP
+  2019, doi:10.1145/3341301.3359646; with one update per batch.
 """
 
 import heapq
@@ -73,11 +74,27 @@ def no_times(num_micro_batches: int, work: StageWork) -> Times:
 
 def most_waiting(problem: Problem, work: StageWork) -> Ints:
     """(d,) micro-batches that may wait on a device for their backward pass at once."""
-    forward = np.flatnonzero(work.phase == FORWARD)
-    order = list(dict.fromkeys(work.device[forward].tolist()))
     most = np.full(len(work.first), problem.num_micro_batches, dtype=np.int64)
     if problem.pipeline == "1f1b":
-        most[order] = np.minimum(most[order], np.arange(len(order), 0, -1))
+        most = np.minimum(most, _to_go(work))
+    return most
+
+
+@numba.njit(cache=True)
+def _to_go(work: StageWork) -> Ints:
+    """(d,) most devices on the way from a device's first forward stage to the end, it included."""
+    to_go = np.ones(len(work.seconds), np.int64)
+    most = np.ones(len(work.first), np.int64)
+    for i in range(len(work.seconds) - 1, -1, -1):
+        if work.phase[i] != FORWARD:
+            continue
+        after = work.following[i]
+        if after >= 0 and work.phase[after] == FORWARD:
+            to_go[i] = to_go[after]
+        for t in range(work.send_start[i], work.send_start[i + 1]):
+            if work.phase[work.reader[t]] == FORWARD:
+                to_go[i] = max(to_go[i], 1 + to_go[work.reader[t]])
+        most[work.device[i]] = max(most[work.device[i]], to_go[i])
     return most
 
 

@@ -20,13 +20,14 @@ import numba
 import numpy as np
 
 from hardware.errors import InfeasibleError
-from scheduler.arrays import Arrays, Floats, Ints
+from scheduler.arrays import Arrays, Ints
 from scheduler.contract import contract
 from scheduler.evaluate import excess_bytes
 from scheduler.even_split import crossing, sequences, split_evenly
 from scheduler.problem import Placement, Problem
 from scheduler.refine import refine
 from scheduler.tasks import MEMORY_ROUNDS
+from scheduler.training_pipeline import folded
 
 COARSEST = 2000
 """Operators at which coarsening ends."""
@@ -119,26 +120,6 @@ def coarse_splits(problem: Problem, arrays: Arrays) -> list[CoarseSplit]:
                 device = refine(coarsest, split, sequence)
                 found.append(CoarseSplit(coarsest, levels, rank, device, sequence))
     return found
-
-
-def folded(problem: Problem) -> Floats:
-    """(num_ops,) places in an order that lays the backward pass beside the forward pass.
-
-    A backward operator stands where the last forward operator stands that it reads from, or else
-    with the first of those whose gradients it reads; optimizers likewise.
-    """
-    graph, row = problem.graph, problem.op_index
-    place = np.arange(len(graph.ops), dtype=float)
-    for i, op in enumerate(graph.ops):
-        if op.phase == "forward":
-            continue
-        makers = [row[graph.producer[t]] for t in op.inputs if t in graph.producer]
-        saved = [place[j] for j in makers if graph.ops[j].phase == "forward"]
-        if saved:
-            place[i] = max(saved)
-        elif makers:
-            place[i] = min(place[j] for j in makers)
-    return place
 
 
 def _coarsen(arrays: Arrays) -> tuple[Arrays, list[_Level]]:

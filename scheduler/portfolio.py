@@ -28,6 +28,7 @@ from scheduler.round_robin import round_robin
 from scheduler.shortage import shortage
 from scheduler.single_device import memory_fill, single_device
 from scheduler.smallest import smallest
+from scheduler.training_pipeline import training_pipeline
 
 Algorithm = Callable[[Problem], Placement]
 Tell = Callable[[float, float], None]
@@ -77,7 +78,8 @@ def algorithms(problem: Problem) -> dict[str, Algorithm]:
         f"single_device:{device}": partial(single_device, device=device)
         for device in problem.cluster.devices
     }
-    return {**single, **ALGORITHMS}
+    trains = problem.graph.mode == "training"
+    return {**single, **ALGORITHMS, **({"training_pipeline": training_pipeline} if trains else {})}
 
 
 def _check_name(algorithm: str, known: Iterable[str]) -> None:
@@ -96,7 +98,7 @@ def search(
     Raises:
         InfeasibleError: no split fits the devices' memory.
     """
-    arrays = problem.arrays
+    arrays = replace(problem.arrays, seconds=problem.seconds_per_micro_batch)
 
     def in_unit(load_s: float) -> float:
         period_s = load_s * problem.num_micro_batches

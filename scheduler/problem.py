@@ -177,6 +177,14 @@ class Problem:
         np.logical_and.at(for_unit, self.unit, allowed)
         return np.where(for_unit[self.unit], self.costs.seconds, np.inf)
 
+    @property
+    def seconds_per_micro_batch(self) -> Floats:
+        """`seconds`, with its share of those of an optimizer, which runs once per batch."""
+        if not self.trains_in_parts:
+            return self.seconds
+        once = np.array([op.phase == "optimizer" for op in self.graph.ops])
+        return np.where(once[:, None], self.seconds / self.num_micro_batches, self.seconds)
+
     @cached_property
     def links(self) -> dict[tuple[str, str], Link]:
         """Links by (src, dst)."""

@@ -163,12 +163,14 @@ def prepare(
     """State the placement problem; without measured `costs` the cost model predicts them.
 
     Steps of training and generation follow one another, so their throughput is that of one step
-    at a time; in training, what reads a weight stays with its update.
+    at a time, in which the micro-batches of a training step are a pipeline; in training, what
+    reads a weight stays with its update.
 
     Raises:
         ValueError: an unsupported dtype, unknown pins, or an objective without a price.
     """
-    alone = graph.is_sequential and scenario.objective == "throughput"
+    is_pipeline = graph.mode == "training" and num_micro_batches > 1
+    alone = graph.is_sequential and scenario.objective == "throughput" and not is_pipeline
     problem = Problem(
         graph,
         cluster,
