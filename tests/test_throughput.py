@@ -224,7 +224,7 @@ def test_an_exchange_is_the_best_split_of_two_devices(problem, seed):
         best = min(best, problem.loads(other)[:2].max())
     new = exchange(problem, device, (0, 1), narrow(problem))
     assert (new[device > 1] == device[device > 1]).all()
-    if best < problem.loads(device)[:2].max():
+    if best < problem.loads(device)[:2].max() < np.inf:
         assert problem.loads(new)[:2].max() == pytest.approx(best, rel=2e-3)
 
 
