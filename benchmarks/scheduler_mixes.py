@@ -120,6 +120,7 @@ RIVALS: dict[str, Callable[[Problem], Placement]] = {
     "HEFT": heft,
 }
 TITLES = (*RIVALS, "best device")
+NONE = "none fits"
 
 
 def value_of(problem: Problem, place: Callable[[Problem], Placement]) -> float:
@@ -163,7 +164,7 @@ def row(problem: Problem, model: str, limit_s: float) -> Row:
     except InfeasibleError:
         found = [title for title, value in values.items() if math.isfinite(value)]
         assert not found, f"{mix}, {model}, {objective}: no plan of ours, but of {found}"
-        return Row(mix, model, objective, ["none fits", "", "", ""], {})
+        return Row(mix, model, objective, [NONE, "", "", ""], {})
     broken = check_plan(problem, best)
     assert not broken, broken
     unit = "USD/1M" if objective == "cost" else "ms"
@@ -185,7 +186,7 @@ def summary(rows: list[Row]) -> str:
     for found in rows:
         groups[found.mix, found.objective].append(found)
     for (mix, objective), group in groups.items():
-        cells = [mix, objective, str(sum(bool(found.ratios) for found in group))]
+        cells = [mix, objective, str(sum(found.cells[0] != NONE for found in group))]
         for title in TITLES:
             known = [found.ratios[title] for found in group if title in found.ratios]
             spread = (f(known) for f in (statistics.median, min, max)) if known else ()

@@ -64,6 +64,7 @@ class Explanation:
     """Why a plan is as it is.
 
     Attributes:
+        value: of the plan on this problem, valued as its alternatives are.
         binds: the device or medium that limits the value: the largest load, or for latency the
             one most of the critical path runs on.
         busy_s: seconds of every device and medium used: per micro-batch, or on the critical path.
@@ -124,7 +125,7 @@ def explain(problem: Problem, plan: Plan) -> Explanation:
     valued = min(len(changes), most) + len(replanned)
     valued += sum(len(seat.alternatives) for seat in seats) + len(left_out) * len(each)
     return Explanation(
-        plan.value,
+        _value(problem, plan),
         max(busy_s, key=lambda name: busy_s[name], default=""),
         busy_s,
         full,
@@ -134,6 +135,14 @@ def explain(problem: Problem, plan: Plan) -> Explanation:
         valued,
         len(changes) + len(full) + num_moves + len(unused) * len(heaviest + others),
     )
+
+
+def _value(problem: Problem, plan: Plan) -> float:
+    """What the plan is worth on this problem, which may not be the one that it was made for."""
+    try:
+        return valued_again(problem, plan, plan.placement)
+    except InfeasibleError:
+        return plan.value
 
 
 def _units(problem: Problem, plan: Plan) -> tuple[list[int], list[int]]:

@@ -117,9 +117,11 @@ def large_algorithms(problem: Problem) -> dict[str, Callable[[Problem], Placemen
         for device in alone.values()
     }
     found["memory_fill"] = memory_fill
-    if problem.costs.seconds.size <= RIVALS_TABLE:
-        found |= {"heft": heft, "contiguous": contiguous}
     found["multilevel"] = multilevel
+    if problem.costs.seconds.size <= RIVALS_TABLE:
+        found["contiguous"] = contiguous
+        if problem.objective != "latency":
+            found["heft"] = heft
     if problem.objective == "latency":
         found["list_schedules"] = list_schedules
     return found

@@ -32,6 +32,11 @@ def test_plan_page_shows_values_charts_and_algorithms():
     algorithms = app.dataframe[0].value
     assert "heft" in set(algorithms["algorithm"])
     assert list(app.dataframe[1].value["device"])
+    assert "Why this plan" in [heading.value for heading in app.subheader]
+    helps = app.dataframe[2].value
+    assert helps["change"].str.contains("10 %").all()
+    left_out = app.dataframe[3].value
+    assert len(left_out) + len(set(app.dataframe[1].value["device"])) == 5
 
 
 def test_plan_page_words_errors():

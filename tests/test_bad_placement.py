@@ -1,7 +1,10 @@
 import json
 
 import pytest
+from conftest import make_chain
 
+from hardware.documents import write_json
+from scheduler.graph_file import graph_document
 from ui.cli import main
 
 
@@ -30,6 +33,7 @@ BACK = {"sourceId": 2, "destId": 1, "cost": 0.5}
         ({"nodes": [node(1, fpgaLatency="NaN"), node(2)]}, 2, "must be a number from 0"),
         ({"nodes": [node(1, supportedOnFpga=0), node(2)]}, 1, "'1'"),
         ({"nodes": [node(1, size=500.0), node(2)]}, 1, "more there would do"),
+        ({"nodes": [], "edges": []}, 2, "graph 'instance' has no operators"),
     ],
 )
 def test_one_clear_error(tmp_path, capsys, changes, code, message):
@@ -46,3 +50,40 @@ def test_unknown_algorithm_lists_the_valid_ones(tmp_path, capsys):
     path.write_text(json.dumps(document()))
     assert main(["plan", "--graph", str(path), "--algorithm", "magic", "--json"]) == 2
     assert "round_robin" in json.loads(capsys.readouterr().out)["error"]
+
+
+def test_a_captured_graph_of_no_node_is_refused(tmp_path, capsys):
+    contents = graph_document(make_chain(1))
+    contents["graph"]["ops"] = []
+    write_json(tmp_path / "g.json", contents)
+    (tmp_path / "c.json").write_text("{}")
+    files = ["--graph", str(tmp_path / "g.json"), "--cluster", str(tmp_path / "c.json")]
+    assert main(["plan", *files, "--json"]) == 2
+    assert "has no operators" in json.loads(capsys.readouterr().out)["error"]
+
+
+@pytest.mark.parametrize("objective", ["throughput", "latency"])
+def test_isolated_operators_are_spread_and_explained(tmp_path, capsys, objective):
+    path = tmp_path / "instance.json"
+    alone = document(nodes=[node(i) for i in range(7)], edges=[])
+    path.write_text(json.dumps(alone))
+    asked = ["--objective", objective, "--time-limit", "0", "--explain", "--json"]
+    assert main(["plan", "--graph", str(path), *asked]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["value"] == 4.0
+    assert answer["explanation"]["binds"] in ("acc0", "acc1")
+    assert answer["explanation"]["reliefs"][0]["value"] >= 3.0
+
+
+def test_pins_against_colocation_name_both_operators(tmp_path, capsys):
+    """Nodes of one colour go together."""
+    (tmp_path / "instance.json").write_text(
+        json.dumps(document(nodes=[node(i, colorClass=5) for i in (1, 2)]))
+    )
+    scenario = tmp_path / "scenario.yaml"
+    source = f"graph:{tmp_path / 'instance.json'}"
+    pins = "constraints: {pin: {'1': acc0, '2': acc1}}"
+    scenario.write_text(f"model: {{source: '{source}'}}\n{pins}\n")
+    assert main(["plan", str(scenario), "--json"]) == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert "'1' is pinned to 'acc0', '2' to 'acc1', and both must share a device" in error

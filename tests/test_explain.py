@@ -3,14 +3,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import make_chain, make_cluster, make_problem
+from conftest import make_chain, make_cluster, make_graph, make_op, make_problem
 
 from hardware.documents import write_json
 from scheduler.evaluate import finish_plan
 from scheduler.explain import explain
+from scheduler.graph import Graph, Tensor
 from scheduler.graph_file import graph_document
 from scheduler.portfolio import solve
+from scheduler.split_rules import Split
+from scheduler.split_search import with_splits
 from ui.cli import main
+from ui.explained import explanation_lines
 
 
 def test_a_device_that_only_hurts_is_left_out_with_what_it_would_cost():
@@ -90,3 +94,54 @@ def test_plan_explain_through_the_command_line(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "Left out: slow" in text
     assert "'fast' 10 % faster" in text
+
+
+def test_replicas_move_and_speed_up_as_a_team():
+    graph = make_graph({"long": [], "short": ["long"]})
+    problem = make_problem(graph, [[4.0] * 3, [1.0] * 3], make_cluster("abc"), replicate=True)
+    placed = {"long": "a", "short": "c"}
+    plan = finish_plan(problem, "replicated", placed, 0.0, 0.0, {"a": ("b",)})
+    found = explain(problem, plan)
+    assert found.value == plan.value == 2.0
+    assert found.reliefs[0].change == "'a', 'b' 10 % faster"
+    assert found.reliefs[0].value == pytest.approx(2.0 / 1.1)
+    seat = next(seat for seat in found.seats if seat.op == "short")
+    assert [(e.device, e.value) for e in seat.alternatives] == [("a", 2.5)]
+
+
+def test_a_plan_with_splits_is_explained_on_the_graph_so_split():
+    x = Tensor("x", (8, 64), "float32")
+    linear = replace(
+        make_op("linear", ["x"], weights={"w": 16384}, flops=65536.0, target="linear"),
+        outputs=(Tensor("linear", (8, 64), "float32"),),
+        dims={"m": 8, "k": 64, "n": 64},
+    )
+    whole = make_problem(Graph("test", (linear,), (x,), ("linear",)), [[1.0, 1.0]])
+    splits = {"linear": Split(1, 2)}
+    split = with_splits(whole, splits)
+    plan = replace(solve(split).best, splits=splits)
+    assert explain(split, plan).value == plan.value
+    with pytest.raises(ValueError, match="other operators than the graph 'test' has"):
+        explain(whole, plan)
+
+
+def test_few_alternatives_of_a_large_graph_are_valued_and_it_says_so(monkeypatch):
+    problem = make_problem(make_chain(30), np.ones((30, 4)) * [1, 1, 9, 9], make_cluster("abcd"))
+    plan = solve(problem).best
+    valued = []
+    monkeypatch.setattr("scheduler.explain.MOST_VALUED", 10)
+    monkeypatch.setattr(
+        "scheduler.relief.finish_plan", lambda *a: valued.append(1) or finish_plan(*a)
+    )
+    found = explain(problem, plan)
+    assert len(valued) == found.valued + 1
+    assert found.valued <= 6 < found.possible
+    assert "alternatives, the likeliest first" in explanation_lines(problem, found)[-1]
+
+
+def test_the_critical_path_of_many_stages_goes_back_to_the_start():
+    problem = make_problem(make_chain(40), np.ones((40, 2)), objective="latency")
+    placement = {f"o{i}": "ab"[i % 2] for i in range(40)}
+    plan = finish_plan(problem, "any", placement, 0.0, 0.0)
+    busy_s = explain(problem, plan).busy_s
+    assert (busy_s["a"], busy_s["b"]) == pytest.approx((20.0, 20.0))

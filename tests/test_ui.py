@@ -125,6 +125,20 @@ def test_simulate_a_rented_machine(scenario_file, capsys):
     assert all("datasheet" in text for text in report["provenance"].values())
 
 
+def test_the_report_page_says_what_binds_what_would_help_and_what_is_left_out(
+    scenario_file, tmp_path, monkeypatch
+):
+    path = scenario_file(RENTED.replace("cost", "latency"))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["simulate", path]) == exits.DONE
+    (page,) = tmp_path.glob("runs/*/report.html")
+    body = page.read_text().rpartition("<body>")[2]
+    why = body.partition("<h2>Why this plan</h2>")[2].partition("<p class=note>")[0]
+    assert "Binds: " in why
+    assert "10 % faster" in why
+    assert "Devices left out" in why
+
+
 def test_plan_file_can_be_simulated_again(scenario_file, capsys, tmp_path):
     path = scenario_file(RENTED)
     assert cli.main(["plan", path, "--json", "-o", str(tmp_path / "plan.json")]) == exits.DONE
@@ -147,6 +161,7 @@ def test_plan_file_can_be_simulated_again(scenario_file, capsys, tmp_path):
     report = json.loads(capsys.readouterr().out)
     assert report["plan"]["value"] == plan["value"]
     assert report["provenance"] == plan["provenance"]
+    assert report["explanation"]["value"] == plan["value"]
 
 
 def test_capture_and_plan_from_files(tmp_path, capsys):
@@ -265,6 +280,7 @@ def test_run_writes_its_files(finished_run):
     assert {e["ph"] for e in events} == {"M", "X", "C"}
     assert all(e["dur"] >= 0 for e in events if e["ph"] == "X")
     page = (folder / "report.html").read_text()
+    assert report["explanation"]["binds"] in page
     assert "http-equiv" not in page
     assert 'src="http' not in page
     assert page.rindex("<h1>small</h1>") > page.rindex("<body>")

@@ -16,7 +16,6 @@ from hardware.documents import to_plain, write_json
 from hardware.units import format_seconds, format_usd
 from scheduler.coarsen import at_grain
 from scheduler.evaluate import in_flight_of
-from scheduler.explain import explain
 from scheduler.graph import Graph
 from scheduler.graph_file import read_graph
 from scheduler.instances import is_instance
@@ -121,8 +120,9 @@ def plan(arguments: argparse.Namespace) -> int:
     document["provenance"] = files.provenance(prepared)
     best, problem = prepared.solution.best, prepared.problem
     document["left_out"] = [d for d in problem.costs.devices if d not in best.devices]
-    explanation = explain(problem, best) if arguments.explain else None
-    if explanation:
+    explanation = None
+    if arguments.explain:
+        explanation = pipeline.explained(prepared, best, terminal.steps).explanation
         document["explanation"] = to_plain(explanation)
     if arguments.output:
         write_json(arguments.output, document)
@@ -184,6 +184,7 @@ def simulate(arguments: argparse.Namespace) -> int:
     stated = prepare.prepare_anywhere(scenario, terminal.steps)
     prepared, chosen = _with_plan(stated, given)
     predicted, cost = pipeline.predict(prepared, chosen, terminal.steps)
+    prepared = pipeline.explained(prepared, chosen, terminal.steps)
     document = files.report_document(prepared, chosen, predicted, cost)
     if arguments.timeline:
         write_trace(arguments.timeline, chosen, sides_of("predicted", predicted))

@@ -106,6 +106,7 @@ def report_document(
         "out_of_memory": {d: to_plain(moment) for d, moment in overflows(predicted.memory).items()},
         "measured": to_plain(execution.report) if execution else None,
         "generation": to_plain(generation) if generation else None,
+        "explanation": to_plain(prepared.explanation) if prepared.explanation else None,
         "error": errors(predicted, execution.report) if execution else None,
         "output": execution
         and {

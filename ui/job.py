@@ -69,6 +69,7 @@ def _predict(prepared: Prepared, folder: Path, steps: Steps) -> JobResult:
     chosen = prepared.solution.best
     write_json(folder / "plan.json", files.plan_document(chosen, prepared.scenario))
     predicted, cost = pipeline.predict(prepared, chosen, steps)
+    prepared = pipeline.explained(prepared, chosen, steps)
     _report(folder, prepared, chosen, predicted, cost, [], None)
     m = prepared.problem.num_micro_batches
     what_if = pipeline.elsewhere(prepared.scenario, prepared.graph, m, steps)

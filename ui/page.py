@@ -13,6 +13,7 @@ from scheduler.report import MemoryUse
 from scheduler.timeline import Span
 from simulator.whatif import Outcome
 from ui.charts import cost_chart, graph_chart, memory_chart, serving_chart, timeline_chart
+from ui.explained import explanation_lines, short_tables
 from ui.prepare import Prepared
 from ui.terminal import held_words, overflow_words
 from ui.terminal_generations import generation_tables
@@ -43,7 +44,8 @@ def write_page(
         charts.append(cost_chart(what_if))
     if document.get("serving") and document["serving"]["series"]:
         charts.append(serving_chart(document["serving"]["series"]))
-    _write(path, charts, _summary(document, str(prepared.scenario.model)), document["name"])
+    parts = [_summary(document, str(prepared.scenario.model)), _why(prepared, chosen)]
+    _write(path, charts, "".join([*parts, _notes(document)]), document["name"])
 
 
 def write_service_page(path: Path, document: dict[str, Any]) -> None:
@@ -109,10 +111,26 @@ def _summary(document: dict[str, Any], model: str) -> str:
         _serving(document.get("serving")),
         _what_if(document["what_if"]),
     ]
+    return "".join(parts)
+
+
+def _why(prepared: Prepared, chosen: Plan) -> str:
+    """Why the plan is as it is: what binds, what more of the hardware gives, what is left out."""
+    found, problem = prepared.explanation, prepared.problem
+    if found is None:
+        return ""
+    lines = "<br>".join(map(escape, explanation_lines(problem, found)))
+    parts = [f"<h2>Why this plan</h2><p>{lines}</p>"]
+    for title, head, rows in short_tables(problem, chosen, found):
+        parts.append(f"<h3>{escape(title)}</h3>{_table([head, *rows])}")
+    return "".join(parts)
+
+
+def _notes(document: dict[str, Any]) -> str:
+    """Where the times come from, and what is assumed."""
     notes = [f"times on {d}: {p}" for d, p in document["provenance"].items()]
     notes += document["assumptions"]
-    parts.append("<p class=note>" + "<br>".join(map(escape, notes)) + "</p>")
-    return "".join(parts)
+    return "<p class=note>" + "<br>".join(map(escape, notes)) + "</p>"
 
 
 def _figures(document: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from hardware.catalog import common_instances, find_instance, load_prices
+from scheduler.explain import explain
 from scheduler.generation import Generation
 from scheduler.graph import Graph
 from scheduler.plan import Plan
@@ -76,6 +77,12 @@ def given_plan(prepared: Prepared, chosen: Plan) -> Prepared:
     if unknown:
         raise ValueError(f"the plan uses devices that are not here: {', '.join(sorted(unknown))}")
     return prepared
+
+
+def explained(prepared: Prepared, chosen: Plan, steps: Steps) -> Prepared:
+    """Say why a plan is as it is: what binds, what would help, where operators could go."""
+    with steps("Trying the plan's alternatives"):
+        return replace(prepared, explanation=explain(prepared.problem, chosen))
 
 
 def predict(prepared: Prepared, chosen: Plan, steps: Steps) -> tuple[Report, Cost | None]:

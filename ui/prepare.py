@@ -15,6 +15,7 @@ from hardware.cluster import Cluster
 from hardware.units import format_seconds
 from scheduler.coarsen import at_grain, groups_of
 from scheduler.costs import CostTable, cost_table, rescale
+from scheduler.explain import Explanation
 from scheduler.generation import Generation
 from scheduler.graph import Graph, sharing_weights
 from scheduler.instances import Instance
@@ -44,12 +45,14 @@ class Prepared:
     Attributes:
         solution: the plans; of the problem with operators split, where that is better.
         unsplit: the best plan without splits.
+        explanation: why the chosen plan is as it is, for reports.
     """
 
     scenario: Scenario
     problem: Problem
     solution: Solution | None = None
     unsplit: Plan | None = None
+    explanation: Explanation | None = None
 
     @property
     def graph(self) -> Graph:

@@ -4,6 +4,7 @@ import streamlit as st
 
 from hardware.units import format_bytes, format_seconds, format_usd
 from ui import charts, files, forms, pipeline, prepare, rented
+from ui.explained import explanation_lines, short_tables
 from ui.terminal import objective_value
 
 st.title("Plan")
@@ -58,6 +59,13 @@ def answer() -> None:
         ],
         key="memory",
     )  # fmt: skip
+    prepared = pipeline.explained(prepared, best, forms.steps)
+    if prepared.explanation:
+        st.subheader("Why this plan")
+        st.markdown("  \n".join(explanation_lines(prepared.problem, prepared.explanation)))
+        for title, head, rows in short_tables(prepared.problem, best, prepared.explanation):
+            st.caption(title)
+            st.dataframe([dict(zip(head, row, strict=True)) for row in rows], key=title)
     for device, provenance in prepared.problem.costs.provenance.items():
         st.caption(f"times on {device}: {provenance}")
     st.download_button(
