@@ -14,7 +14,7 @@ from hardware.units import format_seconds
 from scheduler.arrays import Floats
 from scheduler.bounds import usd_per_1k
 from scheduler.dispatch import most_waiting
-from scheduler.memory import check_memory, memory_needs
+from scheduler.memory import check_memory, memory_needs, surely_fits
 from scheduler.plan import Plan, Stage, cut_runs, cut_stages
 from scheduler.problem import Placement, Problem
 from scheduler.replicas import copies, cycle
@@ -42,7 +42,8 @@ def finish_plan(
     if replicas:
         stages = tuple(replace(s, replicas=replicas.get(s.device, ())) for s in stages)
     _check_links(problem, stages)
-    if problem.objective == "latency" and len(stages) > 1 and not problem.trains_in_parts:
+    several = len({stage.device for stage in stages}) > 1
+    if problem.objective == "latency" and several and not problem.trains_in_parts:
         stages = min(stages, cut_runs(problem.graph, placement), key=partial(_makespan, problem))
     in_flight = in_flight_of(problem, stages)
     memory = memory_needs(problem, placement, stages, in_flight)
@@ -106,8 +107,10 @@ def in_flight_of(problem: Problem, stages: tuple[Stage, ...]) -> int:
 
 def excess_bytes(problem: Problem, placement: Placement) -> Floats:
     """(num_devices,) bytes by which a placement in steady state exceeds the devices' limits."""
-    stages = cut_stages(problem.graph, placement)
     excess = np.zeros(len(problem.costs.devices))
+    if surely_fits(problem, placement, max(len(excess) + 2, problem.num_micro_batches)):
+        return excess
+    stages = cut_stages(problem.graph, placement)
     for name, need in memory_needs(
         problem, placement, stages, in_flight_of(problem, stages)
     ).items():

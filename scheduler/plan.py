@@ -168,15 +168,15 @@ def cut_runs(graph: Graph, placement: Placement) -> tuple[Stage, ...]:
     receives: dict[str, list[Transfer]] = {name: [] for name in order}
     sends: dict[str, list[tuple[int, Transfer]]] = {name: [] for name in order}
     for tensor, producer in graph.producer.items():
-        src, size = placement[producer], graph.tensors[tensor].num_bytes
+        src = placement[producer]
+        away = [reader for reader in graph.consumers.get(tensor, ()) if placement[reader] != src]
         first: dict[str, str] = {}
-        for reader in sorted(graph.consumers.get(tensor, ()), key=place.__getitem__):
+        for reader in sorted(away, key=place.__getitem__) if len(away) > 1 else away:
             first.setdefault(placement[reader], reader)
         for dst, reader in first.items():
-            if dst != src:
-                transfer = Transfer(tensor, src, dst, size)
-                receives[reader].append(transfer)
-                sends[producer].append((place[reader], transfer))
+            transfer = Transfer(tensor, src, dst, graph.tensors[tensor].num_bytes)
+            receives[reader].append(transfer)
+            sends[producer].append((place[reader], transfer))
     runs: list[list[str]] = []
     open_run: dict[str, list[str]] = {}
     for name in order:
@@ -199,8 +199,8 @@ def cut_runs(graph: Graph, placement: Placement) -> tuple[Stage, ...]:
 def _runnable(graph: Graph, placement: Placement) -> list[str]:
     seen: set[str] = set()
     for name in placement:
-        made_by = (graph.producer.get(tensor) for tensor in graph.by_name[name].inputs)
-        if any(producer and producer not in seen for producer in made_by):
-            return list(graph.by_name)
+        for tensor in graph.by_name[name].inputs:
+            if graph.producer.get(tensor, name) not in seen and tensor in graph.producer:
+                return list(graph.by_name)
         seen.add(name)
     return list(placement)

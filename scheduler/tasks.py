@@ -7,7 +7,7 @@ import numba
 import numpy as np
 
 from scheduler.arrays import Floats, Ints, csr
-from scheduler.memory import memory_needs
+from scheduler.memory import memory_needs, surely_fits
 from scheduler.plan import cut_runs
 from scheduler.problem import Placement, Problem
 
@@ -175,6 +175,8 @@ def within_memory(problem: Problem, schedule: Schedule) -> Placement:
     limit = tasks.limit_bytes.copy()
     for _ in range(MEMORY_ROUNDS):
         placement = placement_of(problem, *schedule(tasks._replace(limit_bytes=limit)))
+        if surely_fits(problem, placement, 1):
+            break
         stages = cut_runs(problem.graph, placement)
         excess = np.zeros(len(limit))
         for name, need in memory_needs(problem, placement, stages, 1).items():
