@@ -23,7 +23,7 @@ LARGE = 5000
 """Operators above which `auto` runs only what is near linear in them."""
 LARGE_TABLE = 60_000
 """Operators x devices above which it does so, too."""
-RIVALS_TABLE = 400_000
+RIVALS_TABLE = 120_000
 """Operators x devices up to which it also runs what others would, seconds each."""
 
 
