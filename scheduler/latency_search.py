@@ -69,11 +69,13 @@ def improve_schedule(
     while left > 0 and value < np.inf:
         now, calls = (best[0].copy(), best[1].copy()), -(-moves // chunk)
         for call in range(calls):
-            if time.perf_counter() > deadline_s or value <= bound_s * (1 + 1e-9):
+            if value <= bound_s * (1 + 1e-9):
                 return best
             hot, cold = (value * heat * COOLING ** ((call + k) / calls) for k in (0, 1))
             seed, done = seed + 1, done + moves // calls
             value = anneal(tasks, now, best, value, tail, moves // calls, hot, cold, seed)
+            if time.perf_counter() > deadline_s:
+                return best
         spent_s = time.perf_counter() - began_s
         affordable = int((deadline_s - began_s - spent_s) / spent_s * done)
         left, heat = left - moves, HEATS[cooling % len(HEATS)]
