@@ -240,5 +240,5 @@ def predicted_ns(fleet: Fleet, requests: Generations) -> tuple[Counts, Counts]:
         prompt_s = times.step([(limits.token_budget, 0)], 0, 0, 0) / limits.token_budget
         prompt_ns[k] = round(prompt_s * 1e9)
         for n in range(1, limits.max_sequences + 1):
-            answer_ns[k, n] = round(times.decode_step(n, n * context, context) * output * 1e9)
+            answer_ns[k, n] = round(times.step([], n, n * context, context) * output * 1e9)
     return prompt_ns, answer_ns

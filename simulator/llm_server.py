@@ -257,15 +257,12 @@ class Queue:
         if self.waiting:
             until_s = min(until_s, self.waiting[0].arrival_s + self.timeout_s)
         b, free, decodes = self.number, self.blocks.free, self.decodes
-        context, longest = first.context, first.longest
-        decode_s = self.times.decode_step
+        further_s = self.times.decode_steps(decodes, first.context, first.longest)
         page, growing, finishing = self.limits.block_tokens, self.growing, self.finishing
         while end_s < until_s and b not in finishing and growing[b % page] <= free:
             free -= growing[b % page]
             b += 1
-            context += decodes
-            longest += 1
-            end_s += decode_s(decodes, context, longest)
+            end_s += next(further_s)
             ends.append(end_s)
         return ends
 

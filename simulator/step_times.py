@@ -10,7 +10,7 @@ linear in each axis between their points.
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -112,10 +112,29 @@ class StepTimes:
         work_s = self._work(num_tokens, decodes + len(chunks))
         return work_s + self._attention(chunks, decodes, context, longest) + self.step_s
 
-    def decode_step(self, decodes: int, context: int, longest: int) -> float:
-        """Seconds of a step without prompt chunks, as `step`."""
-        attention_s = self._decode_attention(decodes, context / decodes, longest)
-        return self._work(decodes, decodes) + attention_s + self.step_s
+    def decode_steps(self, decodes: int, context: int, longest: int) -> Iterator[float]:
+        """Seconds of the steps that follow one of this context while nothing but decoding happens.
+
+        Each step decodes a token of each sequence; the seconds are those of `step`.
+        """
+        row, axis = self._decode_row(decodes), self._axes[3]
+        work_s, step_s, skew = self._work(decodes, decodes), self.step_s, self.skew
+        m, far = _cell(axis, context / decodes), _cell(axis, float(longest))
+        last = len(axis) - 2
+        while True:
+            context += decodes
+            mean = context / decodes
+            while m < last and axis[m + 1] <= mean:
+                m += 1
+            low, share = row[m], (mean - axis[m]) / (axis[m + 1] - axis[m])
+            even_s = low + (row[m + 1] - low) * share
+            if skew:
+                longest += 1
+                while far < last and axis[far + 1] <= longest:
+                    far += 1
+                share = (longest - axis[far]) / (axis[far + 1] - axis[far])
+                even_s += skew * (_blend(row[far], row[far + 1], share) - even_s)
+            yield work_s + even_s + step_s
 
     def _work(self, num_tokens: int, num_sequences: int) -> float:
         key = (num_tokens, num_sequences)
@@ -196,9 +215,14 @@ def _blend(low: float, high: float, share: float) -> float:
     return low + (high - low) * share
 
 
+def _cell(axis: list[float], value: float) -> int:
+    """Index of the cell that holds a value; the last one holds all beyond."""
+    return min(bisect_right(axis, value), len(axis) - 1) - 1
+
+
 def _bracket(axis: list[float], value: float) -> tuple[int, float]:
     """Index of the cell that holds a value, and how far in it the value lies."""
-    i = min(bisect_right(axis, value), len(axis) - 1) - 1
+    i = _cell(axis, value)
     return i, (value - axis[i]) / (axis[i + 1] - axis[i])
 
 

@@ -27,12 +27,12 @@ from ui.calibration import calibrate as calibrate
 from ui.emit import emit
 from ui.exits import DONE, INFEASIBLE, INTERRUPTED, RUN_FAILED
 from ui.explained import show_explanation
-from ui.generation_traffic import serve_generations
 from ui.inventory import devices as devices
 from ui.inventory import prices as prices
 from ui.prepare import Prepared
 from ui.rented import rent
 from ui.scenario import ModelSpec, Scenario, read_scenario, vary
+from ui.serving import serve
 from ui.source import capture_document, captured
 from ui.terminal_generations import show_generations
 from ui.terminal_serving import show_serving
@@ -63,6 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
             )
         else:
             terminal.out.print(f"Cost: {rent(scenario)[1]}\n")
+        if result.serving:
+            show = show_generations if result.document["generation"] else show_serving
+            show(result.document["serving"], str(scenario.traffic))
         terminal.show_outcomes(result.what_if)
         terminal.out.print(f"Report: {result.folder / 'report.html'}")
     agrees = result.measured is None or result.measured.execution.outputs_agree
@@ -189,11 +192,7 @@ def simulate(arguments: argparse.Namespace) -> int:
     if arguments.timeline:
         write_trace(arguments.timeline, chosen, sides_of("predicted", predicted))
     if scenario.traffic:
-        serving = (
-            serve_generations(scenario, prepared, chosen, terminal.steps)
-            if document["generation"]
-            else serve_traffic(scenario, stated, terminal.steps)
-        )
+        serving = serve(scenario, prepared if given else stated, chosen, terminal.steps)
         document = files.with_serving(document, scenario, serving)
     if not emit(arguments, document):
         terminal.show_plans(prepared)

@@ -1,6 +1,6 @@
 """The main job: every step of `apportion run`, its files written as soon as they are known."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ui.page import write_page
 from ui.pipeline import Measured
 from ui.prepare import Prepared, Steps
 from ui.scenario import Scenario
+from ui.serving import AnyServing, serve
 from ui.trace import sides_of, write_trace
 
 
@@ -29,8 +30,9 @@ class JobResult:
     predicted: Report
     cost: Cost | None
     what_if: list[Outcome]
-    measured: Measured | None
-    document: dict[str, Any]
+    measured: Measured | None = None
+    serving: AnyServing | None = None
+    document: dict[str, Any] = field(default_factory=dict)
 
 
 def run_scenario(
@@ -49,50 +51,41 @@ def run_scenario(
         prepared, model = prepare.prepare_local(scenario, workers, steps, recalibrate)
         result = _predict(prepared, files.new_run_folder(scenario.name, root), steps)
         measured = pipeline.execute(workers, model, result.prepared, result.chosen, steps)
-    return _report(
-        result.folder,
-        result.prepared,
-        result.chosen,
-        result.predicted,
-        result.cost,
-        result.what_if,
-        measured,
-    )
+    return _report(replace(result, measured=measured))
 
 
 def _predict(prepared: Prepared, folder: Path, steps: Steps) -> JobResult:
     """Plan and simulate, here and elsewhere, and write what is known."""
     write_json(folder / "graph.json", graph_document(prepared.graph))
-    prepared = pipeline.plan(prepared, steps)
+    stated, prepared = prepared, pipeline.plan(prepared, steps)
     if prepared.solution is None:
         raise InfeasibleError("no plan")
     chosen = prepared.solution.best
     write_json(folder / "plan.json", files.plan_document(chosen, prepared.scenario))
     predicted, cost = pipeline.predict(prepared, chosen, steps)
     prepared = pipeline.explained(prepared, chosen, steps)
-    _report(folder, prepared, chosen, predicted, cost, [], None)
-    m = prepared.problem.num_micro_batches
-    what_if = pipeline.elsewhere(prepared.scenario, prepared.graph, m, steps)
-    return _report(folder, prepared, chosen, predicted, cost, what_if, None)
+    result = _report(JobResult(folder, prepared, chosen, predicted, cost, []))
+    scenario, m = prepared.scenario, prepared.problem.num_micro_batches
+    if scenario.traffic:
+        result = _report(replace(result, serving=serve(scenario, stated, chosen, steps)))
+    what_if = pipeline.elsewhere(scenario, prepared.graph, m, steps)
+    return _report(replace(result, what_if=what_if))
 
 
-def _report(
-    folder: Path,
-    prepared: Prepared,
-    chosen: Plan,
-    predicted: Report,
-    cost: Cost | None,
-    what_if: list[Outcome],
-    measured: Measured | None,
-) -> JobResult:
+def _report(result: JobResult) -> JobResult:
     """Write report, page and trace; a report that still lacks its measurement says so."""
-    unfinished = measured is None and not prepare.why_not_here(prepared.scenario)
+    prepared, chosen, predicted = result.prepared, result.chosen, result.predicted
+    unfinished = result.measured is None and not prepare.why_not_here(prepared.scenario)
     status = "partial: not executed" if unfinished else "complete"
-    document = files.report_document(prepared, chosen, predicted, cost, measured, what_if, status)
-    write_json(folder / "report.json", document)
+    document = files.report_document(
+        prepared, chosen, predicted, result.cost, result.measured, result.what_if, status
+    )
+    if result.serving:
+        document = files.with_serving(document, prepared.scenario, result.serving)
+    write_json(result.folder / "report.json", document)
     sides = sides_of("predicted", predicted)
-    if measured:
-        sides += sides_of("measured", measured.execution.report)
-    write_trace(folder / "trace.json", chosen, sides)
-    write_page(folder / "report.html", prepared, chosen, document, what_if)
-    return JobResult(folder, prepared, chosen, predicted, cost, what_if, measured, document)
+    if result.measured:
+        sides += sides_of("measured", result.measured.execution.report)
+    write_trace(result.folder / "trace.json", chosen, sides)
+    write_page(result.folder / "report.html", prepared, chosen, document, result.what_if)
+    return replace(result, document=document)
