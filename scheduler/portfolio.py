@@ -141,7 +141,7 @@ class _Found:
 
     def solution(self) -> Solution:
         """The plans from best to worst, each algorithm's best only."""
-        self.plans.sort(key=lambda plan: (plan.value, len(plan.devices)))
+        self.plans.sort(key=lambda plan: (plan.value, len(plan.devices), len(plan.stages)))
         best: dict[str, Plan] = {}
         for plan in self.plans:
             if plan.algorithm != REPLICATED:
@@ -156,9 +156,10 @@ def solve(
 ) -> Solution:
     """Run one algorithm, or all of them (`auto`), and choose the best by the objective.
 
-    On a tie the plan on fewer devices wins. `auto` spends what is left of `time_limit_s` on
-    search and bounds, and stops when the plan is proven optimal; 0 leaves heuristics alone. So do
-    the searches of `throughput.SEARCHES`, which start from the best split of an order.
+    On a tie the plan on fewer devices wins, then that of fewer stages. `auto` spends what is left
+    of `time_limit_s` on search and bounds, and stops when the plan is proven optimal; 0 leaves
+    heuristics alone. So do the searches of `throughput.SEARCHES`, which start from the best split
+    of an order.
     Too large a graph (`large.is_large`) gets no search, but what is near linear in it.
     `tell` is called with the best value and bound of the search, in the objective's unit.
 
