@@ -61,17 +61,18 @@ def study_generations(
         low, high = (attempt(replace(once, end=end)) for end in ("low", "high"))
         report = replace(
             report,
-            ttft_band_s=_medians(low.ttft_s, high.ttft_s),
-            tpot_band_s=_medians(low.tpot_s, high.tpot_s),
-            latency_band_s=_medians(low.latency_s, high.latency_s),
+            ttft_band_s=_means(low.ttft_s, high.ttft_s),
+            tpot_band_s=_means(low.tpot_s, high.tpot_s),
+            latency_band_s=_means(low.latency_s, high.latency_s),
         )
         return relieve_generations(report, once, attempt)
     except KeyboardInterrupt:
         return replace(report, status="partial")
 
 
-def _medians(low: Quantiles | None, high: Quantiles | None) -> tuple[float, float] | None:
-    return (low.p50, high.p50) if low and high else None
+def _means(low: Quantiles | None, high: Quantiles | None) -> tuple[float, float] | None:
+    """Means, as a quantile may jump between kinds of servers."""
+    return (min(low.mean, high.mean), max(low.mean, high.mean)) if low and high else None
 
 
 def num_runs(fleet: GenerationFleet, traffic: Traffic) -> int:

@@ -87,7 +87,7 @@ class GenerationServingReport:
             latency_s: from arrival to the last token; wait_s: from arrival to the first step. Of
             requests that came after the warm-up, also those answered after the traffic ended; None
             where the queue grows without bound.
-        ttft_band_s, tpot_band_s, latency_band_s: medians where all step times lie at the low and
+        ttft_band_s, tpot_band_s, latency_band_s: means where all step times lie at the low and
             at the high end of their 90 % interval.
         throughput_per_s: requests answered per second; tokens_per_s: tokens given.
         goodput_per_s: requests per second, after the warm-up, that met the whole promise.
