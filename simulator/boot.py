@@ -8,6 +8,7 @@ import numpy as np
 
 from hardware.clouds import find_boot_times
 from hardware.documents import STRICT
+from hardware.units import format_bytes
 from simulator.arrivals import positive
 
 
@@ -87,7 +88,8 @@ def start_up(boot: Boot, cloud: str | None, load_bytes: float, rate: float | Non
             "serving.boot: how fast the model loads is not known; set load_bytes_per_s"
         )
     load_s = load_bytes / rate
-    loading = f"model of {load_bytes:.3g} B at {rate:.3g} B/s" if load_bytes else "nothing to load"
+    speed = f"model of {format_bytes(load_bytes)} at {format_bytes(rate)}/s"
+    loading = speed if load_bytes else "nothing to load"
     if boot.seconds is not None:
         return StartUp(((0.5, boot.seconds),), load_s, f"{boot.seconds:g} s given; {loading}")
     name = boot.cloud or cloud
