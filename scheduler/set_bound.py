@@ -69,6 +69,7 @@ class SetBound:
         self.seconds = [np.ascontiguousarray(arrays.seconds[:, g[0]]) for g in self.groups]
         finite = np.where(np.isfinite(arrays.seconds), arrays.seconds, 0.0).max(axis=1)
         least = np.where(arrays.seconds.min(axis=1) > 0, arrays.seconds.min(axis=1), finite)
+        least = np.where(np.isfinite(least), least, 0.0)
         self.weights = least / max(least.sum(), 1e-300)
         self._seen: set[tuple[int, bytes]] = set()
         self._add_single()
