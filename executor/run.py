@@ -83,7 +83,7 @@ def execute(
         _extent(latency_spans, range(b * m, b * m + m)) for b in range(2, LATENCY_RUNS + 2)
     ]
     period_s = max(loads(problem, plan.stages).values())
-    num = int(np.clip(SECONDS_PER_REPEAT / period_s, max(12, 2 * m), 2000))
+    num = int(np.clip(SECONDS_PER_REPEAT / period_s, max(12, 2 * m, 4 * plan.in_flight), 2000))
     num += -num % cycle(plan.stages)
     order = device_order(problem, plan, num)
     repeats = [run(replace(job, order=order), 2 + r) for r in range(THROUGHPUT_REPEATS)]
