@@ -17,7 +17,7 @@ from scheduler.plan import Plan
 from scheduler.problem import Problem
 from scheduler.replicas import copies, cycle
 from scheduler.report import Report, quantiles
-from scheduler.timeline import Span, device_order, loads
+from scheduler.timeline import Span, device_order, loads, steady_window
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}
 """Largest difference from the unsplit output, relative to its largest magnitude, by dtype."""
@@ -83,7 +83,7 @@ def execute(
         _extent(latency_spans, range(b * m, b * m + m)) for b in range(2, LATENCY_RUNS + 2)
     ]
     period_s = max(loads(problem, plan.stages).values())
-    num = int(np.clip(SECONDS_PER_REPEAT / period_s, max(12, 2 * m, 4 * plan.in_flight), 2000))
+    num = int(np.clip(SECONDS_PER_REPEAT / period_s, max(2 * m, 3 * plan.in_flight + 8), 2000))
     num += -num % cycle(plan.stages)
     order = device_order(problem, plan, num)
     repeats = [run(replace(job, order=order), 2 + r) for r in range(THROUGHPUT_REPEATS)]
@@ -128,14 +128,13 @@ def _extent(spans: list[Span], micro_batches: range) -> tuple[float, float]:
 
 
 def _rate(spans: list[Span], plan: Plan, num: int) -> float:
-    """Micro-batches per second between the end of the fill and the end of the last to enter."""
-    fill = min(plan.in_flight + 2, num // 2)
-    fill += (num - 1 - fill) % cycle(plan.stages)
+    """Micro-batches per second of the steady state."""
+    first, last = steady_window(plan, num)
     ends = [0.0] * num
     for span in spans:
         if span.kind == "stage":
             ends[span.micro_batch] = max(ends[span.micro_batch], span.end_s)
-    return (num - 1 - fill) / (ends[-1] - ends[fill])
+    return (last - first) / (ends[last] - ends[first])
 
 
 def _busy(spans: list[Span], num: int) -> dict[str, float]:

@@ -158,6 +158,18 @@ def last_end_s(times: Times) -> float:
     return float(max(np.nanmax(times.end_s), np.nanmax(times.arrived_s, initial=0.0)))
 
 
+def steady_window(plan: Plan, num_micro_batches: int) -> tuple[int, int]:
+    """The micro-batches between whose ends a run is in its steady state.
+
+        fills | first ......... last | drains
+
+    It has filled when `in_flight` + 3 have left, and drains when nothing enters any more: from the
+    end of the `in_flight` + 1st from last. Whole turns of replicated stages lie between the two.
+    """
+    first, last = plan.in_flight + 2, num_micro_batches - 1 - plan.in_flight
+    return first + (last - first) % cycle(plan.stages), last
+
+
 def device_order(
     problem: Problem, plan: Plan, num_micro_batches: int
 ) -> dict[str, list[tuple[int, int]]]:

@@ -16,7 +16,15 @@ from scheduler.problem import Problem
 from scheduler.replicas import copies, cycle
 from scheduler.report import Quantiles, Report
 from scheduler.stage_work import StageWork, stage_work
-from scheduler.timeline import Span, Timeline, by_micro_batch, last_end_s, run_stages, spans_of
+from scheduler.timeline import (
+    Span,
+    Timeline,
+    by_micro_batch,
+    last_end_s,
+    run_stages,
+    spans_of,
+    steady_window,
+)
 from simulator.agenda import Agenda, Sharing, agenda_of
 from simulator.fast_pipeline import run_fast
 from simulator.memory import memory_over_time
@@ -58,7 +66,7 @@ def replay(problem: Problem, plan: Plan, choice: ReplayChoice = DEFAULT) -> Repo
 
     Where one batch follows another without overlap (steps of training and generation, one
     micro-batch in flight) the steady state is that of a batch alone. Otherwise it runs at least 24
-    micro-batches and is read between the end of the fill and the end of the last one to enter.
+    micro-batches and is read in its `steady_window`.
 
     Raises:
         ValueError: the plan takes no time.
@@ -73,10 +81,9 @@ def replay(problem: Problem, plan: Plan, choice: ReplayChoice = DEFAULT) -> Repo
         turn = cycle(plan.stages)
         num = turn * ceil(max(24, 6 * plan.in_flight + 4 * plan.num_micro_batches) / turn)
         steady = replayed(problem, plan, num, choice)
-        fill = min(plan.in_flight + 2, num // 2)
-        fill += (num - 1 - fill) % turn
+        first, last = steady_window(plan, num)
         ends = np.nanmax(steady.times.end_s, axis=1)
-        window, done = (float(ends[fill]), float(ends[-1])), num - 1 - fill
+        window, done = (float(ends[first]), float(ends[last])), last - first
     throughput = done * problem.graph.samples / (window[1] - window[0])
     placed: dict[str, list[int]] = defaultdict(list)
     for row, op in enumerate(problem.graph.ops):
