@@ -10,7 +10,7 @@ from typing import Any
 
 from hardware.clouds import load_spot_markets
 from hardware.cluster import Cluster, Link
-from hardware.documents import STRICT, nearest, parse, read, read_raw
+from hardware.documents import STRICT, named, parse, read, read_raw
 from hardware.fitted import with_fitted
 from hardware.instances import Instance
 from hardware.links import LinkFigures, LinkKind, figures
@@ -138,10 +138,7 @@ def find_instance(name: str) -> Instance:
     Raises:
         ValueError: there is none of this name; the nearest is named.
     """
-    known = load_instances()
-    if name not in known:
-        raise ValueError(f"unknown instance '{name}'{nearest(name, list(known))}")
-    return known[name]
+    return named(load_instances(), name, "unknown instance")
 
 
 def find_link(name: str) -> LinkFigures:
@@ -150,10 +147,7 @@ def find_link(name: str) -> LinkFigures:
     Raises:
         ValueError: there is none of this name; the nearest is named.
     """
-    known = load_links()
-    if name not in known:
-        raise ValueError(f"unknown link '{name}'{nearest(name, list(known))}")
-    return known[name]
+    return named(load_links(), name, "unknown link")
 
 
 def find_profile(name: str) -> DeviceProfile:

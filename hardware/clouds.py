@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from hardware.documents import STRICT, nearest, read
+from hardware.documents import STRICT, named, read
 
 DATA = Path(__file__).parent / "data"
 
@@ -165,10 +165,7 @@ def find_cloud(name: str) -> Cloud:
     Raises:
         ValueError: its rules are not known.
     """
-    known = load_clouds()
-    if name not in known:
-        raise ValueError(f"no billing rules of cloud '{name}'{nearest(name, list(known))}")
-    return known[name]
+    return named(load_clouds(), name, "no billing rules of cloud")
 
 
 def find_boot_times(cloud: str) -> BootTimes:
@@ -177,10 +174,7 @@ def find_boot_times(cloud: str) -> BootTimes:
     Raises:
         ValueError: none were measured.
     """
-    known = load_boot_times()
-    if cloud not in known:
-        raise ValueError(f"no boot times of cloud '{cloud}'{nearest(cloud, list(known))}")
-    return known[cloud]
+    return named(load_boot_times(), cloud, "no boot times of cloud")
 
 
 def find_spot_pool(name: str) -> SpotPool:
@@ -189,10 +183,7 @@ def find_spot_pool(name: str) -> SpotPool:
     Raises:
         ValueError: there is none of this name.
     """
-    known = load_spot_pools()
-    if name not in known:
-        raise ValueError(f"unknown spot pool '{name}'{nearest(name, list(known))}")
-    return known[name]
+    return named(load_spot_pools(), name, "unknown spot pool")
 
 
 def find_spot_market(instance: str, region: str) -> SpotMarket:

@@ -7,7 +7,7 @@ names the file, the key, the value and what is accepted.
 import difflib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -101,6 +101,17 @@ def nearest(name: str, names: Iterator[str] | list[str]) -> str:
     known = sorted(names)
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean '{close[0]}'?" if close else f"; accepted: {', '.join(known)}"
+
+
+def named(known: Mapping[str, T], name: str, subject: str) -> T:
+    """The entry of a name.
+
+    Raises:
+        ValueError: there is none; the message begins with the subject and names the nearest.
+    """
+    if name not in known:
+        raise ValueError(f"{subject} '{name}'{nearest(name, list(known))}")
+    return known[name]
 
 
 UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")

@@ -16,8 +16,8 @@ import numpy as np
 
 from hardware.errors import InfeasibleError
 from scheduler.arrays import Arrays, Floats, Ints, kinds
-from scheduler.contiguous import Cuts, cuts_of
 from scheduler.contract import contract
+from scheduler.cuts import Cuts, cuts_of
 from scheduler.problem import Placement, Problem
 
 MOST_STEPS = 3e8

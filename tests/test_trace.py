@@ -11,7 +11,7 @@ from scheduler.report import MemoryUse
 from simulator.replay import replay
 from ui import cli
 from ui.charts import memory_chart
-from ui.terminal import overflow_words
+from ui.terminal_plans import overflow_words
 from ui.trace import Side, sides_of, write_trace
 
 NUMBER = (int, float)

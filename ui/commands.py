@@ -1,15 +1,12 @@
 """The commands: each reads its files, calls the pipeline, and shows or prints the result."""
 
 import argparse
-import itertools
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from hardware.cluster_file import read_cluster
 from hardware.documents import to_plain, write_json
@@ -24,6 +21,7 @@ from scheduler.precision import unsupported
 from scheduler.report import Report
 from ui import files, pipeline, prepare, sizing, terminal
 from ui.calibration import calibrate as calibrate
+from ui.comparing import compare as compare
 from ui.emit import emit
 from ui.exits import DONE, INFEASIBLE, INTERRUPTED, RUN_FAILED
 from ui.explained import show_explanation
@@ -31,10 +29,11 @@ from ui.inventory import devices as devices
 from ui.inventory import prices as prices
 from ui.prepare import Prepared
 from ui.rented import rent
-from ui.scenario import ModelSpec, Scenario, read_scenario, vary
+from ui.scenario import ModelSpec, Scenario, read_scenario
 from ui.serving import serve
 from ui.source import capture_document, captured
 from ui.terminal_generations import show_generations
+from ui.terminal_plans import overflow_words, show_memory_use, show_plans
 from ui.terminal_serving import show_serving
 from ui.trace import sides_of, write_trace
 from ui.traffic import serve_traffic
@@ -47,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     scenario = read_scenario(arguments.scenario)
     result = run_scenario(scenario, terminal.steps, arguments.recalibrate)
     if not emit(arguments, result.document):
-        terminal.show_plans(result.prepared)
+        show_plans(result.prepared)
         if result.measured:
             terminal.show_comparison(result.predicted, result.measured)
             terminal.show_provenance(result.prepared)
@@ -130,7 +129,7 @@ def plan(arguments: argparse.Namespace) -> int:
     if arguments.output:
         write_json(arguments.output, document)
     if not emit(arguments, document):
-        terminal.show_plans(prepared)
+        show_plans(prepared)
         if explanation:
             show_explanation(problem, best, explanation)
         terminal.show_provenance(prepared)
@@ -195,9 +194,9 @@ def simulate(arguments: argparse.Namespace) -> int:
         serving = serve(scenario, prepared if given else stated, chosen, terminal.steps)
         document = files.with_serving(document, scenario, serving)
     if not emit(arguments, document):
-        terminal.show_plans(prepared)
+        show_plans(prepared)
         terminal.show_prediction(predicted, prepared)
-        terminal.show_memory_use(predicted.memory)
+        show_memory_use(predicted.memory)
         if document["generation"]:
             terminal.show_generation(document["generation"])
         if scenario.traffic:
@@ -230,7 +229,7 @@ def _out_of_memory(predicted: Report) -> int:
     """Say which devices run out of memory, when, and what holds it."""
     for device, use in predicted.memory.items():
         if use.overflow:
-            terminal.notes.print(f"apportion: infeasible: {terminal.overflow_words(device, use)}")
+            terminal.notes.print(f"apportion: infeasible: {overflow_words(device, use)}")
     return INFEASIBLE
 
 
@@ -272,75 +271,6 @@ def execute(arguments: argparse.Namespace) -> int:
     if not emit(arguments, document):
         terminal.show_comparison(predicted, measured)
     return DONE if measured.execution.outputs_agree else RUN_FAILED
-
-
-def compare(arguments: argparse.Namespace) -> int:
-    """Simulate every scenario in every variation."""
-    variations = [_parse_variation(text) for text in arguments.vary]
-    rows: list[dict[str, Any]] = []
-    for path in arguments.scenarios:
-        base = read_scenario(path)
-        for values in itertools.product(*(values for _, values in variations)):
-            changes = dict(zip((key for key, _ in variations), values, strict=True))
-            rows.append(_compare_row(base, changes))
-    rows.sort(key=lambda row: row.get("usd_per_1k") or float("inf"))
-    if not emit(arguments, {"schema": "apportion.compare/1", "rows": rows}):
-        terminal.table(
-            "What-ifs",
-            ["scenario", "latency", "90 % interval", "1/s", "USD/h", "USD/1,000", "plan", "times"],
-            [_compare_cells(row) for row in rows],
-        )
-    return DONE
-
-
-def _parse_variation(text: str) -> tuple[str, list[Any]]:
-    key, separator, values = text.partition("=")
-    if not separator or not values:
-        raise ValueError(f"--vary '{text}': write KEY=A,B,C, e.g. model.batch=1,8")
-    return key, [yaml.safe_load(value) for value in values.split(",")]
-
-
-def _compare_row(base: Scenario, changes: dict[str, Any]) -> dict[str, Any]:
-    from hardware.errors import InfeasibleError
-
-    scenario = vary(base, changes) if changes else base
-    row: dict[str, Any] = {"scenario": base.name, "changes": changes}
-    try:
-        prepared = pipeline.plan(prepare.prepare_anywhere(scenario, terminal.steps), terminal.steps)
-    except InfeasibleError as refusal:
-        return {**row, "reason": str(refusal)}
-    assert prepared.solution is not None
-    best = prepared.solution.best
-    predicted, cost = pipeline.predict(prepared, best, terminal.steps)
-    return {
-        **row,
-        "latency_s": predicted.latency_s.p50,
-        "latency_band_s": list(predicted.latency_band_s),
-        "throughput_per_s": predicted.throughput_per_s,
-        "usd_per_hour": cost.usd_per_hour if cost else None,
-        "usd_per_1k": cost.usd_per_1k if cost else None,
-        "algorithm": best.algorithm,
-        "devices": best.devices,
-        "levels": prepared.problem.costs.levels_of(best.devices),
-        "notes": unsupported(prepared.graph, prepared.problem.cluster),
-    }
-
-
-def _compare_cells(row: dict[str, Any]) -> list[str]:
-    name = " ".join([row["scenario"], *(f"{k}={v}" for k, v in row["changes"].items())])
-    if "reason" in row:
-        return [name, row["reason"], "", "", "", "", "", ""]
-    priced = row["usd_per_1k"] is not None
-    return [
-        name,
-        format_seconds(row["latency_s"]),
-        " to ".join(map(format_seconds, row["latency_band_s"])),
-        f"{row['throughput_per_s']:.4g}",
-        format_usd(row["usd_per_hour"]) if priced else "no price",
-        format_usd(row["usd_per_1k"]) if priced else "no price",
-        f"{row['algorithm']} on {', '.join(row['devices'])}",
-        row["levels"],
-    ]
 
 
 def size(arguments: argparse.Namespace) -> int:

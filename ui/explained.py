@@ -8,6 +8,7 @@ from scheduler.plan import Plan
 from scheduler.problem import Problem
 from ui import terminal
 from ui.terminal_generations import Table
+from ui.terminal_plans import objective_value
 
 
 def show_explanation(problem: Problem, plan: Plan, found: Explanation) -> None:
@@ -60,7 +61,7 @@ def _seats(problem: Problem, plan: Plan, found: Explanation) -> Table:
 
 
 def _value(problem: Problem, plan: Plan, value: float) -> str:
-    return terminal.objective_value(replace(plan, value=value), problem)
+    return objective_value(replace(plan, value=value), problem)
 
 
 def _change(found: Explanation, value: float) -> str:

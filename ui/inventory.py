@@ -1,13 +1,14 @@
 """What there is to plan for: devices of the catalog and of this machine, instances and prices."""
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 from hardware.catalog import expand, find_profile, load_instances, load_prices, load_profiles
 from hardware.cluster import Cluster
 from hardware.documents import to_plain
 from hardware.profile import DeviceProfile
-from hardware.units import format_figure, format_seconds, format_usd
+from hardware.units import format_bytes, format_count, format_figure, format_seconds, format_usd
 from ui import terminal
 from ui.checking import check
 from ui.emit import emit
@@ -33,14 +34,14 @@ def devices(arguments: argparse.Namespace) -> int:
         "catalog": {name: to_plain(profile) for name, profile in load_profiles().items()},
     }
     if not emit(arguments, document):
-        terminal.show_devices(load_profiles(), "Catalog (figures of data sheets)")
+        _show_devices(load_profiles(), "Catalog (figures of data sheets)")
         if local is None:
             terminal.out.print("Not measured yet: `apportion calibrate` measures this machine")
             return DONE
         age = "on an unknown date" if age_s is None else f"{format_seconds(age_s)} ago"
         title = f"This machine, measured {age}"
-        terminal.show_devices(local.devices, title)
-        terminal.show_links(local)
+        _show_devices(local.devices, title)
+        _show_links(local)
     return DONE
 
 
@@ -97,3 +98,42 @@ def prices(arguments: argparse.Namespace) -> int:
         terminal.table("Prices", columns, cells)
         terminal.out.print(f"In the catalog without a price: {', '.join(unpriced)}")
     return DONE
+
+
+def _show_devices(devices: Mapping[str, DeviceProfile], title: str) -> None:
+    """Profiles by name: dense peaks by width of the numbers, memory, units, power."""
+
+    def peak(profile: DeviceProfile, *dtypes: str) -> str:
+        known = [rate for d in dtypes if (rate := profile.peak_flops_per_s.get(d))]
+        return format_count(max(known), "FLOP/s") if known else ""
+
+    rows = [
+        [
+            name,
+            p.kind,
+            peak(p, "float32"),
+            peak(p, "bfloat16", "float16"),
+            peak(p, "int8", "float8"),
+            format_bytes(p.memory_bytes),
+            format_count(p.memory_bytes_per_s, "B/s"),
+            str(p.num_compute_units or ""),
+            f"{p.power_w:g} W" if p.power_w else "",
+            p.provenance.level,
+        ]
+        for name, p in devices.items()
+    ]
+    columns = ["device", "kind", "float32", "16 bits", "8 bits", "memory", "bandwidth"]
+    terminal.table(title, [*columns, "units", "power", "level"], rows)
+
+
+def _show_links(cluster: Cluster) -> None:
+    """Links of a cluster."""
+    rows = [
+        [
+            f"{link.src} to {link.dst}",
+            format_count(link.bytes_per_s, "B/s"),
+            format_seconds(link.latency_s),
+        ]
+        for link in cluster.links
+    ]
+    terminal.table("Links", ["link", "bandwidth", "latency"], rows)

@@ -15,8 +15,8 @@ from simulator.whatif import Outcome
 from ui.charts import cost_chart, graph_chart, memory_chart, serving_chart, timeline_chart
 from ui.explained import explanation_lines, short_tables
 from ui.prepare import Prepared
-from ui.terminal import held_words, overflow_words
 from ui.terminal_generations import generation_tables
+from ui.terminal_plans import held_words, overflow_words
 from ui.terminal_serving import bill_rows
 
 STYLE = """

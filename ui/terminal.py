@@ -9,13 +9,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from hardware.cluster import Cluster
-from hardware.profile import ERROR_BAND, DeviceProfile
+from hardware.profile import ERROR_BAND
 from hardware.units import format_bytes, format_count, format_seconds, format_usd
-from scheduler.instances import NO_LIMIT_BYTES
 from scheduler.plan import Plan
-from scheduler.problem import Problem
-from scheduler.report import MemoryUse, Moment, Report
+from scheduler.report import Report
 from simulator.capacity import Fleet
 from simulator.whatif import Outcome
 from ui.pipeline import Measured
@@ -99,105 +96,6 @@ def show_generation(report: Mapping[str, Any]) -> None:
         ["cache of keys and values", format_bytes(report["kv_bytes"]), ""],
     ]
     table(f"Generation of {count}", ["", "predicted", "90 % interval"], rows)
-
-
-def objective_value(plan: Plan, problem: Problem) -> str:
-    """The plan's value with its unit; published instances name none, theirs is the file's."""
-    if plan.objective == "cost":
-        return f"{format_usd(plan.value)}/1k"
-    per = "/batch" if plan.objective == "throughput" else ""
-    if problem.costs.transfers:
-        return f"{plan.value:.6g}{per} (file's unit)"
-    return f"{format_seconds(plan.value)}{per}"
-
-
-def show_plans(prepared: Prepared) -> None:
-    """All algorithms beside each other, the chosen one first, and the memory it needs."""
-    if prepared.solution is None:
-        return
-    rows = [
-        [
-            p.algorithm,
-            objective_value(p, prepared.problem),
-            f"{p.gap:.1%}",
-            str(len(p.stages)),
-            ", ".join(p.devices),
-        ]
-        for p in prepared.solution.plans
-    ]
-    rows += [[name, reason, "", "", ""] for name, reason in prepared.solution.refusals.items()]
-    objective = prepared.scenario.objective
-    title = f"Plans for {objective}, the best first (gap: to a lower bound that no plan beats)"
-    table(title, ["algorithm", "value", "gap", "stages", "devices"], rows)
-    if prepared.solution.best.splits and prepared.unsplit:
-        out.print(_splits_text(prepared.solution.best, prepared.unsplit, prepared.problem))
-    best = prepared.solution.best
-    unused = [d for d in prepared.problem.costs.devices if d not in best.devices]
-    if unused:
-        out.print(f"Left out: {', '.join(unused)}; no plan found with more devices is better.\n")
-    show_memory(best)
-
-
-def _splits_text(best: Plan, unsplit: Plan, problem: Problem) -> str:
-    """How many operators are split into how many parts, and what the plan is worth without."""
-    parts = ", ".join(map(str, sorted({split.parts for split in best.splits.values()})))
-    worse = unsplit.value / best.value - 1
-    return (
-        f"{len(best.splits)} operators are split into {parts} parts each; "
-        f"without splits the best plan is {objective_value(unsplit, problem)}, {worse:.0%} more.\n"
-    )
-
-
-def show_memory(plan: Plan) -> None:
-    """Memory by device."""
-    rows = [
-        [
-            device,
-            format_bytes(need.param_bytes),
-            format_bytes(need.activation_bytes),
-            format_bytes(need.gradient_bytes),
-            format_bytes(need.state_bytes),
-            "none" if need.limit_bytes >= NO_LIMIT_BYTES else format_bytes(need.limit_bytes),
-        ]
-        for device, need in plan.memory.items()
-    ]
-    table("Memory", ["device", "parameters", "activations", "gradients", "states", "limit"], rows)
-
-
-def show_memory_use(memory: Mapping[str, MemoryUse]) -> None:
-    """The peak of every device's memory over the time of a replay, and what runs out."""
-    rows = [
-        [
-            device,
-            format_bytes(use.peak.num_bytes),
-            format_bytes(use.limit_bytes),
-            format_seconds(use.peak.at_s),
-            format_bytes(use.constant_bytes),
-            held_words(use.peak),
-        ]
-        for device, use in memory.items()
-    ]
-    columns = ["device", "peak", "limit", "at", "weights, states", "largest activations then"]
-    table("Memory over time", columns, rows)
-
-
-def held_words(moment: Moment, most: int = 3) -> str:
-    """'t_conv1 x 4 12 MiB, ...': the largest activations of a moment."""
-    return ", ".join(
-        f"{held.tensor} x {held.micro_batches} {format_bytes(held.num_bytes)}"
-        for held in moment.held[:most]
-    )
-
-
-def overflow_words(device: str, use: MemoryUse) -> str:
-    """Say when a device runs out of memory, by how much, and what holds it."""
-    assert use.overflow is not None
-    return (
-        f"device '{device}' runs out of memory at {format_seconds(use.overflow.at_s)}: it holds "
-        f"{format_bytes(use.overflow.num_bytes)} ({format_bytes(use.constant_bytes)} weights, "
-        f"gradients and states; activations {held_words(use.overflow, 8)}), the limit is "
-        f"{format_bytes(use.limit_bytes)}; its peak is {format_bytes(use.peak.num_bytes)}"
-    )
 
 
 RUN_OF_MODE = {
@@ -374,42 +272,3 @@ def show_fleets(fleets: list[Fleet], title: str) -> None:
                 "prediction in 9 of 10 cases."
             )
     out.print("Measure before renting a fleet on predicted times.\n")
-
-
-def show_devices(devices: Mapping[str, DeviceProfile], title: str) -> None:
-    """Profiles by name: dense peaks by width of the numbers, memory, units, power."""
-
-    def peak(profile: DeviceProfile, *dtypes: str) -> str:
-        known = [rate for d in dtypes if (rate := profile.peak_flops_per_s.get(d))]
-        return format_count(max(known), "FLOP/s") if known else ""
-
-    rows = [
-        [
-            name,
-            p.kind,
-            peak(p, "float32"),
-            peak(p, "bfloat16", "float16"),
-            peak(p, "int8", "float8"),
-            format_bytes(p.memory_bytes),
-            format_count(p.memory_bytes_per_s, "B/s"),
-            str(p.num_compute_units or ""),
-            f"{p.power_w:g} W" if p.power_w else "",
-            p.provenance.level,
-        ]
-        for name, p in devices.items()
-    ]
-    columns = ["device", "kind", "float32", "16 bits", "8 bits", "memory", "bandwidth"]
-    table(title, [*columns, "units", "power", "level"], rows)
-
-
-def show_links(cluster: Cluster) -> None:
-    """Links of a cluster."""
-    rows = [
-        [
-            f"{link.src} to {link.dst}",
-            format_count(link.bytes_per_s, "B/s"),
-            format_seconds(link.latency_s),
-        ]
-        for link in cluster.links
-    ]
-    table("Links", ["link", "bandwidth", "latency"], rows)

@@ -4,7 +4,7 @@ from typing import Any
 
 from hardware.units import format_seconds, format_usd
 from ui.terminal import band, out, table
-from ui.terminal_serving import show_bill, show_series, show_upkeep
+from ui.terminal_serving import show_bill, show_series, show_state, show_upkeep
 
 Table = tuple[str, list[str], list[list[str]]]
 """Title, columns and rows."""
@@ -18,14 +18,7 @@ MEASURES = {
 
 def show_generations(serving: dict[str, Any], traffic: str) -> None:
     """What requests meet, what the servers do, what it costs, and what would help."""
-    if serving["status"] == "partial":
-        out.print("[bold]Partial[/]: interrupted; the figures are of the runs until then.\n")
-    if serving["queue_growth_per_s"] > 0:
-        out.print(
-            f"Under {traffic} the queue grows without bound, by "
-            f"{serving['queue_growth_per_s']:.3g} requests/s: at most "
-            f"{serving['throughput_per_s']:.4g}/s are answered, so there are no percentiles.\n"
-        )
+    show_state(serving, traffic)
     for title, columns, rows in generation_tables(serving):
         table(title, columns, rows)
     show_upkeep(serving["upkeep"])

@@ -10,6 +10,21 @@ BARS = " ▁▂▃▄▅▆▇█"
 
 def show_serving(serving: dict[str, Any], traffic: str) -> None:
     """What requests meet, what the servers do, what it costs, and what would help."""
+    show_state(serving, traffic)
+    if serving["latency_s"] is None and serving["queue_growth_per_s"] <= 0:
+        out.print(f"Under {traffic} no request was answered after the warm-up.\n")
+    elif serving["latency_s"] is not None:
+        _show_times(serving, traffic)
+    _show_figures(serving)
+    _show_servers(serving)
+    show_upkeep(serving["upkeep"])
+    show_bill(serving["bill"])
+    show_series(serving["series"])
+    _show_relief(serving)
+
+
+def show_state(serving: dict[str, Any], traffic: str) -> None:
+    """Say that the figures are partial, and that the queue grows without bound."""
     if serving["status"] == "partial":
         out.print("[bold]Partial[/]: interrupted; the figures are of the runs until then.\n")
     if serving["queue_growth_per_s"] > 0:
@@ -18,16 +33,6 @@ def show_serving(serving: dict[str, Any], traffic: str) -> None:
             f"{serving['queue_growth_per_s']:.3g} requests/s: at most "
             f"{serving['throughput_per_s']:.4g}/s are answered, so there are no percentiles.\n"
         )
-    elif serving["latency_s"] is None:
-        out.print(f"Under {traffic} no request was answered after the warm-up.\n")
-    else:
-        _show_times(serving, traffic)
-    _show_figures(serving)
-    _show_servers(serving)
-    show_upkeep(serving["upkeep"])
-    show_bill(serving["bill"])
-    show_series(serving["series"])
-    _show_relief(serving)
 
 
 def _show_times(serving: dict[str, Any], traffic: str) -> None:

@@ -5,7 +5,7 @@ import streamlit as st
 from hardware.units import format_bytes, format_seconds, format_usd
 from ui import charts, files, forms, pipeline, prepare, rented
 from ui.explained import explanation_lines, short_tables
-from ui.terminal import objective_value
+from ui.terminal_plans import objective_value
 
 st.title("Plan")
 st.caption("How should the model be split across this hardware, and how fast will that be?")

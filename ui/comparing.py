@@ -1,0 +1,82 @@
+"""What-ifs side by side: `apportion compare`."""
+
+import argparse
+import itertools
+from typing import Any
+
+import yaml
+
+from hardware.errors import InfeasibleError
+from hardware.units import format_seconds, format_usd
+from scheduler.precision import unsupported
+from ui import pipeline, prepare, terminal
+from ui.emit import emit
+from ui.exits import DONE
+from ui.scenario import Scenario, read_scenario, vary
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Simulate every scenario in every variation."""
+    variations = [_parse_variation(text) for text in arguments.vary]
+    rows: list[dict[str, Any]] = []
+    for path in arguments.scenarios:
+        base = read_scenario(path)
+        for values in itertools.product(*(values for _, values in variations)):
+            changes = dict(zip((key for key, _ in variations), values, strict=True))
+            rows.append(_compare_row(base, changes))
+    rows.sort(key=lambda row: row.get("usd_per_1k") or float("inf"))
+    if not emit(arguments, {"schema": "apportion.compare/1", "rows": rows}):
+        terminal.table(
+            "What-ifs",
+            ["scenario", "latency", "90 % interval", "1/s", "USD/h", "USD/1,000", "plan", "times"],
+            [_compare_cells(row) for row in rows],
+        )
+    return DONE
+
+
+def _parse_variation(text: str) -> tuple[str, list[Any]]:
+    key, separator, values = text.partition("=")
+    if not separator or not values:
+        raise ValueError(f"--vary '{text}': write KEY=A,B,C, e.g. model.batch=1,8")
+    return key, [yaml.safe_load(value) for value in values.split(",")]
+
+
+def _compare_row(base: Scenario, changes: dict[str, Any]) -> dict[str, Any]:
+    scenario = vary(base, changes) if changes else base
+    row: dict[str, Any] = {"scenario": base.name, "changes": changes}
+    try:
+        prepared = pipeline.plan(prepare.prepare_anywhere(scenario, terminal.steps), terminal.steps)
+    except InfeasibleError as refusal:
+        return {**row, "reason": str(refusal)}
+    assert prepared.solution is not None
+    best = prepared.solution.best
+    predicted, cost = pipeline.predict(prepared, best, terminal.steps)
+    return {
+        **row,
+        "latency_s": predicted.latency_s.p50,
+        "latency_band_s": list(predicted.latency_band_s),
+        "throughput_per_s": predicted.throughput_per_s,
+        "usd_per_hour": cost.usd_per_hour if cost else None,
+        "usd_per_1k": cost.usd_per_1k if cost else None,
+        "algorithm": best.algorithm,
+        "devices": best.devices,
+        "levels": prepared.problem.costs.levels_of(best.devices),
+        "notes": unsupported(prepared.graph, prepared.problem.cluster),
+    }
+
+
+def _compare_cells(row: dict[str, Any]) -> list[str]:
+    name = " ".join([row["scenario"], *(f"{k}={v}" for k, v in row["changes"].items())])
+    if "reason" in row:
+        return [name, row["reason"], "", "", "", "", "", ""]
+    priced = row["usd_per_1k"] is not None
+    return [
+        name,
+        format_seconds(row["latency_s"]),
+        " to ".join(map(format_seconds, row["latency_band_s"])),
+        f"{row['throughput_per_s']:.4g}",
+        format_usd(row["usd_per_hour"]) if priced else "no price",
+        format_usd(row["usd_per_1k"]) if priced else "no price",
+        f"{row['algorithm']} on {', '.join(row['devices'])}",
+        row["levels"],
+    ]
