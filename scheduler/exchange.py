@@ -39,6 +39,8 @@ def exchange(
     mine = np.isin(device, pair)
     loads = arrays.loads(device)[: arrays.num_devices]
     value = float(loads.max() if rng else loads[list(pair)].max())
+    if not mine.any() or not 0 < value < np.inf:
+        return device
     pins, tolls = [], []
     for t, ends in enumerate(hyperedges(arrays)[0]):
         here = [u for u in ends if mine[u]]
@@ -47,8 +49,6 @@ def exchange(
             paid = float(arrays.ends_s[t, b]), float(arrays.ends_s[t, a])
             tolls.append(Toll(*paid, abroad=len(here) < len(ends)))
     steps = transitions(pins, tolls, order[mine[order]])
-    if not len(steps.order) or not 0 < value < np.inf:
-        return device
     levels = max(min(LEVELS, MOST_ENTRIES // steps.num_states), 100)
     level_s = value / (levels - 2)
     first = steps.pays + np.where(steps.takes == 1, arrays.seconds[steps.op, a], 0.0)

@@ -228,6 +228,12 @@ def test_an_exchange_is_the_best_split_of_two_devices(problem, seed):
         assert problem.loads(new)[:2].max() == pytest.approx(best, rel=2e-3)
 
 
+def test_two_empty_devices_have_nothing_to_exchange():
+    problem = make_arrays(np.ones((2, 3)), {0: [1]}, np.ones((1, 3)))
+    device = np.array([2, 2])
+    assert (exchange(problem, device, (0, 1), narrow(problem)) == device).all()
+
+
 def test_a_missing_solver_leaves_the_plan_and_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "ortools.sat.python", None)
     problem = make_arrays(np.ones((4, 2)), {0: [1], 1: [2], 2: [3]}, np.full((3, 2), 0.5))
