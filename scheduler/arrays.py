@@ -30,6 +30,8 @@ class Arrays:
         unit: (n,) colocation class of each operator, 0 to num_units - 1.
         op_bytes: (n,) memory that stays with an operator: parameters (once in a colocation class),
             states and gradients.
+        least_bytes: (n,) of it, with what several classes use shared out among them: no set of
+            operators needs less.
         limit_bytes: (d,) memory that a plan may use.
     """
 
@@ -45,6 +47,7 @@ class Arrays:
     medium: Ints
     unit: Ints
     op_bytes: Floats
+    least_bytes: Floats
     limit_bytes: Floats
 
     @property

@@ -47,6 +47,7 @@ def contract(arrays: Arrays, unit: Ints) -> Arrays:
         ends_s=ends_s,
         unit=np.arange(num_units),
         op_bytes=np.bincount(unit, arrays.op_bytes, num_units).astype(np.float64),
+        least_bytes=np.bincount(unit, arrays.least_bytes, num_units).astype(np.float64),
     )
 
 

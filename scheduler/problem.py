@@ -277,6 +277,7 @@ def lower(problem: Problem) -> Arrays:
         ends_s = _ends(problem, num_bytes)
     else:
         ends_s = np.zeros((0, num_devices))
+    op_bytes, least_bytes = _op_bytes(problem)
     return Arrays(
         seconds=problem.seconds,
         producer=np.array([row[graph.producer[name]] for name in tensors], dtype=np.int64),
@@ -289,25 +290,34 @@ def lower(problem: Problem) -> Arrays:
         ends_s=ends_s,
         medium=medium,
         unit=problem.unit,
-        op_bytes=_op_bytes(problem),
+        op_bytes=op_bytes,
+        least_bytes=least_bytes,
         limit_bytes=np.array([problem.memory_limit_bytes(d) for d in costs.devices]),
     )
 
 
-def _op_bytes(problem: Problem) -> Floats:
-    """(num_ops,) parameters, states and gradients; a weight counts once in a colocation class."""
+def _op_bytes(problem: Problem) -> tuple[Floats, Floats]:
+    """(num_ops,) parameters, states and gradients, each once in a colocation class.
+
+    Then the same, with what several classes use shared out among them.
+    """
     graph, unit = problem.graph, problem.unit.tolist()
-    num_bytes = np.zeros(len(graph.ops))
-    known: set[tuple[int, str]] = set()
+    first: dict[tuple[str, str], dict[int, int]] = {}
+    size: dict[tuple[str, str], int] = {}
     for i, op in enumerate(graph.ops):
-        num_bytes[i] = op.state_bytes
-        for name, size in op.weights.items():
-            if (unit[i], name) not in known:
-                known.add((unit[i], name))
-                num_bytes[i] += size
+        held = {("weight", name): num_bytes for name, num_bytes in op.weights.items()}
         if op.phase == "optimizer":
-            num_bytes[i] += sum(graph.tensors[name].num_bytes for name in op.inputs)
-    return num_bytes
+            held |= {("gradient", name): graph.tensors[name].num_bytes for name in op.inputs}
+        for key in held:
+            first.setdefault(key, {}).setdefault(unit[i], i)
+        size |= held
+    op_bytes = np.array([op.state_bytes for op in graph.ops], dtype=float)
+    least_bytes = op_bytes.copy()
+    for key, users in first.items():
+        for i in users.values():
+            op_bytes[i] += size[key]
+            least_bytes[i] += size[key] / len(users)
+    return op_bytes, least_bytes
 
 
 def _links(problem: Problem) -> tuple[Floats, Floats, Ints]:

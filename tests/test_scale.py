@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from benchmarks.deep_decoder import cluster_of, decoder
 from hardware.cluster import Cluster
 from hardware.errors import InfeasibleError
-from scheduler.bounds import load_bound, lower_bound
+from scheduler.bounds import lower_bound
 from scheduler.check import check_plan
 from scheduler.costs import cost_table
 from scheduler.evaluate import finish_plan
 from scheduler.even_split import crossing, split_evenly
 from scheduler.graph import Graph, sharing_weights
 from scheduler.large import LARGE, list_schedules
+from scheduler.load_bound import load_bound
 from scheduler.multilevel import coarse_splits, multilevel
 from scheduler.portfolio import solve
 from scheduler.problem import Problem

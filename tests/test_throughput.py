@@ -40,6 +40,7 @@ def make_arrays(seconds, readers, ends=None, limit=np.inf, op_bytes=None, num_by
         medium=medium,
         unit=np.arange(n),
         op_bytes=np.ones(n) if op_bytes is None else np.array(op_bytes, dtype=float),
+        least_bytes=np.ones(n) if op_bytes is None else np.array(op_bytes, dtype=float),
         limit_bytes=np.full(d, float(limit)),
     )
 
