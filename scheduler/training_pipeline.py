@@ -16,6 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from hardware.errors import InfeasibleError
+from scheduler.accumulation import ADDS
 from scheduler.arrays import Arrays, Floats, Ints, kinds
 from scheduler.contiguous import MOST_TRANSITIONS, Saved, split_table, transitions
 from scheduler.contract import contract
@@ -99,14 +100,15 @@ def folded(problem: Problem, last: bool = False) -> Floats:
     """(num_ops,) places in an order that lays the backward pass beside the forward pass.
 
     What must share a device stands with its first (or last) forward operator; what only serves an
-    optimizer stands with that. Another backward operator stands where the last forward operator
-    stands that it reads from, or else with the first of those whose gradients it reads.
+    optimizer, or the sum of its gradients, stands with that. Another backward operator stands where
+    the last forward operator stands that it reads from, or else with the first of those whose
+    gradients it reads.
     """
     graph, row, unit = problem.graph, problem.op_index, problem.unit.tolist()
     forward = [i for i, op in enumerate(graph.ops) if op.phase == "forward"]
     home = {unit[i]: float(i) for i in (forward if last else reversed(forward))}
     place = np.array([home.get(u, np.nan) for u in unit])
-    serves = np.array([op.phase == "optimizer" for op in graph.ops])
+    serves = np.array([op.phase == "optimizer" or op.target == ADDS for op in graph.ops])
     late = np.flatnonzero(np.isnan(place) | serves).tolist()
     for i in reversed(late):
         readers = [row[c] for t in graph.ops[i].outputs for c in graph.consumers.get(t.name, ())]

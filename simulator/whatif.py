@@ -10,7 +10,7 @@ from hardware.errors import InfeasibleError
 from hardware.instances import Instance
 from hardware.prices import Market, PriceBook
 from scheduler.costs import CostTable, cost_table, rescale
-from scheduler.graph import Graph, with_samples
+from scheduler.graph import Graph, sharing_weights, with_samples
 from scheduler.plan import Plan
 from scheduler.portfolio import solve
 from scheduler.problem import Problem
@@ -40,6 +40,8 @@ def best_plan(problem: Problem) -> tuple[Problem, Plan]:
     Raises:
         InfeasibleError: neither fits.
     """
+    if problem.num_micro_batches == 1 or problem.graph.mode != "inference":
+        return problem, solve(problem).best
     whole = replace(
         problem,
         graph=with_samples(problem.graph, problem.batch),
@@ -47,7 +49,7 @@ def best_plan(problem: Problem) -> tuple[Problem, Plan]:
         num_micro_batches=1,
     )
     answers: list[tuple[Problem, Plan]] = []
-    for candidate in [problem, whole] if problem.num_micro_batches > 1 else [problem]:
+    for candidate in (problem, whole):
         try:
             answers.append((candidate, solve(candidate).best))
         except InfeasibleError as refusal:
@@ -80,6 +82,7 @@ def try_instance(
             objective,  # type: ignore[arg-type]
             usd_per_hour=price.usd_per_hour,
             num_micro_batches=num_micro_batches,
+            colocated=sharing_weights(graph) if graph.mode == "training" else (),
         )
         problem, plan = best_plan(problem)
     except (InfeasibleError, ValueError) as refusal:

@@ -122,6 +122,7 @@ def plan(arguments: argparse.Namespace) -> int:
     document["provenance"] = files.provenance(prepared)
     best, problem = prepared.solution.best, prepared.problem
     document["left_out"] = [d for d in problem.costs.devices if d not in best.devices]
+    document["pipeline"] = files.pipeline_document(prepared, best)
     explanation = None
     if arguments.explain:
         explanation = pipeline.explained(prepared, best, terminal.steps).explanation
@@ -160,7 +161,7 @@ def _prepare_files(arguments: argparse.Namespace) -> Prepared:
 def _scenario_and_plan(path: Path) -> tuple[Scenario, Plan | None]:
     if files.is_plan(path):
         chosen, scenario = files.read_plan(path)
-        return scenario, chosen
+        return replace(scenario, num_micro_batches=chosen.num_micro_batches), chosen
     return read_scenario(path), None
 
 

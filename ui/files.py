@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hardware.documents import parse, read_raw, to_plain
+from scheduler.micro_batches import bubble
 from scheduler.plan import Plan
 from scheduler.report import Report, relative_error
 from simulator.billing import Cost
@@ -56,6 +57,19 @@ def provenance(prepared: Prepared) -> dict[str, str]:
     return {device: costs.origin(device) for device in costs.devices}
 
 
+def pipeline_document(prepared: Prepared, chosen: Plan) -> dict[str, Any] | None:
+    """How a training step fills its devices, and what other numbers of micro-batches give."""
+    if prepared.graph.mode != "training":
+        return None
+    return {
+        "order": prepared.problem.pipeline if prepared.problem.trains_in_parts else None,
+        "num_micro_batches": chosen.num_micro_batches,
+        "bubble": bubble(prepared.problem, chosen),
+        "memory_bytes": {device: need.num_bytes for device, need in chosen.memory.items()},
+        "tried": [to_plain(one) for one in prepared.tried],
+    }
+
+
 def plan_document(chosen: Plan, scenario: Scenario | None) -> dict[str, Any]:
     """The plan file: the plan, and the scenario that it answers."""
     return {**to_plain(chosen), "scenario": to_plain(scenario) if scenario else None}
@@ -69,7 +83,7 @@ def read_plan(path: Path) -> tuple[Plan, Scenario]:
     """
     raw = read_raw(path)
     scenario = raw.pop("scenario", None)
-    for key in ("provenance", "left_out", "explanation"):
+    for key in ("provenance", "left_out", "explanation", "pipeline"):
         raw.pop(key, None)
     if not scenario:
         raise ValueError(f"{path}: this plan was made from a graph file, without a scenario")
@@ -131,6 +145,7 @@ def report_document(
             "pipeline": prepared.problem.pipeline if prepared.problem.trains_in_parts else None,
             "memory": {d: to_plain(need) for d, need in chosen.memory.items()},
         },
+        "pipeline": pipeline_document(prepared, chosen),
         "provenance": provenance(prepared),
         "assumptions": [
             "inputs and outputs lie in the memory of the device that reads or writes them",

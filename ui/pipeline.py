@@ -14,6 +14,7 @@ from hardware.catalog import common_instances, find_instance, load_prices
 from scheduler.explain import explain
 from scheduler.generation import Generation
 from scheduler.graph import Graph
+from scheduler.micro_batches import over_all
 from scheduler.plan import Plan
 from scheduler.portfolio import solve
 from scheduler.report import Report
@@ -57,6 +58,9 @@ def plan(
     with steps("Planning"):
         solution = solve(problem, algorithm, search_s, improved)
         unsplit = solution.best
+    if prepared.tried:
+        plans = tuple(over_all(one, prepared.tried) for one in solution.plans)
+        solution = replace(solution, best=plans[0], plans=plans)
     if splitting:
         with steps("Splitting operators where it pays"):
             deadline_s = time.perf_counter() + time_limit_s - search_s

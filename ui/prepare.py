@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 from hardware.cluster import Cluster
 from hardware.units import format_seconds
+from scheduler.accumulation import accumulating
 from scheduler.coarsen import at_grain, groups_of
 from scheduler.costs import CostTable, cost_table, rescale
 from scheduler.explain import Explanation
 from scheduler.generation import Generation
 from scheduler.graph import Graph, sharing_weights
 from scheduler.instances import Instance
+from scheduler.micro_batches import Tried, best_of
 from scheduler.plan import Plan
 from scheduler.portfolio import Solution
 from scheduler.precision import Precision, Pruning, pruned, with_precision
@@ -28,6 +30,7 @@ from ui.graph_source import graph_file, instance_of, stored_graph
 from ui.rented import rent, rented_cluster
 from ui.scenario import ModelSpec, Scenario
 from ui.source import captured, without_model
+from ui.training import tried_micro_batches
 
 if TYPE_CHECKING:
     from executor.loaded import LoadedModel
@@ -46,6 +49,7 @@ class Prepared:
         solution: the plans; of the problem with operators split, where that is better.
         unsplit: the best plan without splits.
         explanation: why the chosen plan is as it is, for reports.
+        tried: the numbers of micro-batches that a training step was planned with to choose one.
     """
 
     scenario: Scenario
@@ -53,6 +57,7 @@ class Prepared:
     solution: Solution | None = None
     unsplit: Plan | None = None
     explanation: Explanation | None = None
+    tried: tuple[Tried, ...] = ()
 
     @property
     def graph(self) -> Graph:
@@ -166,13 +171,15 @@ def prepare(
     """State the placement problem; without measured `costs` the cost model predicts them.
 
     Steps of training and generation follow one another, so their throughput is that of one step
-    at a time, in which the micro-batches of a training step are a pipeline; in training, what
-    reads a weight stays with its update.
+    at a time, in which the micro-batches of a training step are a pipeline, and their gradients add
+    up; in training, what reads a weight stays with its update.
 
     Raises:
         ValueError: an unsupported dtype, unknown pins, or an objective without a price.
     """
     is_pipeline = graph.mode == "training" and num_micro_batches > 1
+    if is_pipeline and costs is None:
+        graph = accumulating(graph)
     alone = graph.is_sequential and scenario.objective == "throughput" and not is_pipeline
     problem = Problem(
         graph,
@@ -205,12 +212,36 @@ def prepare_anywhere(scenario: Scenario, steps: Steps) -> Prepared:
     if not is_local(scenario):
         return prepare_rented(scenario, steps)
     with start_workers() as workers:
+        if chooses_micro_batches(scenario):
+            return prepare_training(scenario, local_cluster(workers, steps), steps)
         if graph_file(scenario) or scenario.model.mode != "inference":
             return prepare(scenario, *capture_graph(scenario), local_cluster(workers, steps))
         model = scenario.model
         plain = replace(model, precision=Precision(), pruning=Pruning())
         prepared = prepare_local(replace(scenario, model=plain), workers, steps)[0]
     return vary_measured(prepared, scenario) if model.is_what_if else prepared
+
+
+def chooses_micro_batches(scenario: Scenario) -> bool:
+    """Whether a training step is to be cut into as many micro-batches as give the best plan."""
+    model = scenario.model
+    asked = scenario.num_micro_batches != "auto" or graph_file(scenario) is not None
+    return model.mode == "training" and model.batch > 1 and not asked
+
+
+def prepare_training(scenario: Scenario, cluster: Cluster, steps: Steps) -> Prepared:
+    """Capture a training step and cut it into the micro-batches that give the best plan."""
+
+    def cut(m: int) -> Graph:
+        return capture_graph(replace(scenario, num_micro_batches=m))[0]
+
+    def state(graph: Graph, m: int) -> Problem:
+        return prepare(scenario, graph, m, cluster).problem
+
+    with steps("Choosing micro-batches") as tell:
+        tried = tried_micro_batches(scenario.model.batch, cut, state, tell)
+        m = best_of(tried)
+        return replace(prepare(scenario, cut(m), m, cluster), tried=tried)
 
 
 def prepare_instance(scenario: Scenario, instance: Instance) -> Prepared:
@@ -244,6 +275,9 @@ def vary_measured(prepared: Prepared, scenario: Scenario) -> Prepared:
 
 def prepare_rented(scenario: Scenario, steps: Steps) -> Prepared:
     """Capture the model and predict it on rented hardware, cut or whole, whichever plans better."""
+    if chooses_micro_batches(scenario):
+        rent(scenario)
+        return prepare_training(scenario, rented_cluster(scenario), steps)
     prepared = state_rented(scenario, steps)
     if scenario.num_micro_batches != "auto" or prepared.problem.num_micro_batches == 1:
         return prepared

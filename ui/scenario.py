@@ -210,7 +210,7 @@ class Scenario:
         hardware: 'local', the path of a cluster file, or instances of the catalog.
         grain: what is placed together: operators, chains, layers, blocks, or the number of groups.
         algorithm: name of a placement algorithm, or 'auto' for the best of all.
-        num_micro_batches: parts that a batch is cut into; 'auto' chooses (one, in training).
+        num_micro_batches: parts that a batch is cut into; 'auto' chooses.
         pipeline: order of forward and backward passes in a training step of several
             micro-batches: `1f1b`, or `gpipe` (all forward passes first).
         replay: how links that share a medium share it, and the engine.

@@ -1,9 +1,11 @@
 """Plans and the memory that they need, in the terminal."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from hardware.units import format_bytes, format_seconds, format_usd
 from scheduler.instances import NO_LIMIT_BYTES
+from scheduler.micro_batches import bubble
 from scheduler.plan import Plan
 from scheduler.problem import Problem
 from scheduler.report import MemoryUse, Moment
@@ -46,6 +48,32 @@ def show_plans(prepared: Prepared) -> None:
     if unused:
         out.print(f"Left out: {', '.join(unused)}; no plan found with more devices is better.\n")
     show_memory(best)
+    if prepared.graph.mode == "training":
+        show_pipeline(prepared, best)
+
+
+def show_pipeline(prepared: Prepared, best: Plan) -> None:
+    """How idle the devices of a training step are, and what other micro-batches would give."""
+    m, samples = best.num_micro_batches, prepared.graph.samples
+    out.print(
+        f"{m} micro-batches of {samples} samples: the plan's devices are idle "
+        f"{bubble(prepared.problem, best):.0%} of a step, on average.\n"
+    )
+    problem = prepared.problem
+    rows = [
+        [
+            f"{one.num_micro_batches} x {one.samples}",
+            "" if one.value is None else objective_value(replace(best, value=one.value), problem),
+            "" if one.lower_bound is None else f"{one.lower_bound:.4g}",
+            "" if one.bubble is None else f"{one.bubble:.0%}",
+            str(len(one.memory_bytes) or ""),
+            format_bytes(max(one.memory_bytes.values())) if one.memory_bytes else one.reason,
+        ]
+        for one in prepared.tried
+    ]
+    if rows:
+        columns = ["micro-batches", "step", "bound", "idle", "devices", "peak memory"]
+        table("Micro-batches tried (the plan's bound holds for all of them)", columns, rows)
 
 
 def _splits_text(best: Plan, unsplit: Plan, problem: Problem) -> str:
