@@ -128,6 +128,8 @@ def _explain(error: ValidationError, kind: Any) -> str:
         return f"missing key '{key}'"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
+        subject, _, rest = message.partition(": ")
+        message = rest if rest and subject in (key, *location) else message
         return f"{key}: {message}" if key else message
     return f"{key or 'document'}: {message}, got {first['input']!r}"
 

@@ -39,6 +39,7 @@ class AnswerFigures:
         whole, parts: quantiles by measure (ttft, tpot, latency, wait) of the requests that came
             after the warm-up, and of 10 parts of them in order.
         tokens: given by the end of the traffic.
+        good: answers by the end of the traffic that met the promise.
         within: of `counted` requests after the warm-up, those that met the promise.
         servers: by fleet and kind of server, figures by name.
         series: (num_samples,) by name.
@@ -51,6 +52,7 @@ class AnswerFigures:
     counts: dict[str, int]
     duration_s: float
     tokens: int
+    good: int
     within: int
     counted: int
     growth_per_s: float
@@ -83,6 +85,7 @@ def measure_answers(run: Answers, fleets: Sequence[Fleet], slo: Slo | None) -> A
         run.counts,
         run.duration_s,
         int(output[finished].sum()),
+        int(_within(run, finished, slo).sum()),
         int(_within(run, done, slo).sum()),
         int(counted.sum()),
         queue_growth_per_s(run),

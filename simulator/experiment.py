@@ -6,13 +6,20 @@ from functools import partial
 
 import numpy as np
 
-from simulator.arrivals import Traffic, draw
+from simulator.arrivals import Slo, Traffic, draw
 from simulator.relief import num_attempts, relieve
 from simulator.run_figures import RunFigures, measure
 from simulator.serve import Actor, serve
 from simulator.served import Served
 from simulator.serving import Replica, Serving
-from simulator.serving_report import ServingReport, growth_per_s, overloaded, summarize
+from simulator.serving_report import (
+    ServingReport,
+    excess_per_s,
+    growth_per_s,
+    overloaded,
+    summarize,
+    without_bound,
+)
 from simulator.trace import Requests
 
 REQUESTS_PER_RELIEF = {"fast": 1_000_000, "simpy": 100_000}
@@ -63,6 +70,7 @@ def experiment(
         raise ValueError("serving: replicas must be positive, got 0")
     engine = choose_engine(serving, actors)
     runs: list[RunFigures] = []
+    growths: list[float] = []
     try:
         for own in rng.spawn(num_runs(fleet, traffic, serving, actors)):
             requests = draw(traffic, own)
@@ -71,14 +79,26 @@ def experiment(
                 growth = growth_per_s(largest(fleet, serving), serving, rate)
                 if growth >= 0:
                     return overloaded(growth, rate, largest(fleet, serving), serving, traffic.slo)
-            runs.append(measure(engine(fleet, requests, serving, own), traffic.slo))
+            served = engine(fleet, requests, serving, own)
+            runs.append(_figures(served, traffic.slo))
+            growths.append(excess_per_s(served, serving))
             if runs[-1].interrupted:
                 break
     except KeyboardInterrupt:
         if not runs:
             raise
         runs[-1] = replace(runs[-1], interrupted=True)
-    return summarize(runs, fleet, traffic.slo)
+    report = summarize(runs, fleet, traffic.slo)
+    stays = not actors or serving.autoscaling is not None
+    return report if stays or serving.limits.shed_load else without_bound(report, growths)
+
+
+def _figures(run: Served, slo: Slo | None) -> RunFigures:
+    """The figures of a run; Ctrl-C while they are made ends the experiment, not the run."""
+    try:
+        return measure(run, slo)
+    except KeyboardInterrupt:
+        return replace(measure(run, slo), interrupted=True)
 
 
 def largest(fleet: Sequence[Replica], serving: Serving) -> Sequence[Replica]:

@@ -86,19 +86,27 @@ def experiment_generations(
     """Simulate a fleet under traffic, `serving.replications` times, and summarize.
 
     Ctrl-C ends it with what is known, marked partial.
+
+    Raises:
+        KeyboardInterrupt: nothing is known yet.
     """
     deployment = fleet.deployment()
     rng = np.random.default_rng(traffic.seed)
     runs: list[AnswerFigures] = []
-    for own in rng.spawn(num_runs(fleet, traffic)):
-        drawn = draw(traffic, own)
-        requests = generations(drawn, traffic, tokens, own)
-        sample_s = np.linspace(0, drawn.duration_s, NUM_SAMPLES + 1)[1:].tolist()
-        deployment = replace(deployment, rng=own)
-        done = answer(requests, deployment, drawn.duration_s, fleet.serving.engine, sample_s)
-        runs.append(measure_answers(done, deployment.pools, traffic.slo))
-        if runs[-1].interrupted:
-            break
+    try:
+        for own in rng.spawn(num_runs(fleet, traffic)):
+            drawn = draw(traffic, own)
+            requests = generations(drawn, traffic, tokens, own)
+            sample_s = np.linspace(0, drawn.duration_s, NUM_SAMPLES + 1)[1:].tolist()
+            deployment = replace(deployment, rng=own)
+            done = answer(requests, deployment, drawn.duration_s, fleet.serving.engine, sample_s)
+            runs.append(measure_answers(done, deployment.pools, traffic.slo))
+            if runs[-1].interrupted:
+                break
+    except KeyboardInterrupt:
+        if not runs:
+            raise
+        runs[-1] = replace(runs[-1], interrupted=True)
     return summarize_answers(runs, deployment.pools, fleet.usd_per_hour, traffic.slo)
 
 

@@ -90,7 +90,7 @@ class GenerationServingReport:
         ttft_band_s, tpot_band_s, latency_band_s: means where all step times lie at the low and
             at the high end of their 90 % interval.
         throughput_per_s: requests answered per second; tokens_per_s: tokens given.
-        goodput_per_s: requests per second, after the warm-up, that met the whole promise.
+        goodput_per_s: requests answered per second that met the whole promise.
         requests: counts over all runs.
         queue_growth_per_s: requests by which the queues grow each second, if the load is above
             capacity; else 0.
@@ -166,7 +166,7 @@ def summarize_answers(
         promise = GenerationPromise(
             slo.p95_s, slo.ttft_s, slo.tpot_s, share >= KEPT_SHARE and not growth, share
         )
-        goodput = within / (seconds * (1 - WARM_UP))
+        goodput = sum(run.good for run in runs) / seconds
     return GenerationServingReport(
         "partial" if any(run.interrupted for run in runs) else "complete",
         *ttft,

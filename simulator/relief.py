@@ -1,5 +1,6 @@
 """What holds requests up, found by trying what would relieve it."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -13,7 +14,9 @@ WORTHWHILE = 0.05
 """Share by which a change must lower the 95th percentile to count as relief."""
 
 PEAK_EXCESS = 0.02
-"""Share of the highest load that must lie above capacity to be more than chance."""
+CHANCE = 3.0
+"""A peak is above capacity by more than this share, and by more than so many standard deviations
+of the number of requests that came then."""
 
 
 def one_more(fleet: Sequence[Replica], serving: Serving) -> Iterator[tuple[str, list[Replica]]]:
@@ -65,36 +68,42 @@ def relieve(
         for change, report in tried
     ]
     reliefs.sort(key=lambda r: (r.p95_s is None, r.p95_s or r.queue_growth_per_s))
-    bottleneck = _peak(base, fleet, serving) + _bottleneck(now, reliefs)
+    bottleneck = _peak(base, fleet, serving) + _bottleneck(now, reliefs, serving.replications)
     return replace(base, bottleneck=bottleneck, relief=tuple(reliefs))
 
 
 def _peak(base: ServingReport, fleet: Sequence[Replica], serving: Serving) -> str:
     """Say that the load exceeds the capacity of a fleet that stays, for a while."""
-    if not base.series or min(base.series["servers_up"]) < len(fleet):
+    if not base.requests["arrived"] or min(base.series["servers_up"]) < len(fleet):
         return ""
     peak = max(base.series["arrivals_per_s"])
     growth = growth_per_s(fleet, serving, peak)
-    if growth < PEAK_EXCESS * peak:
+    came = peak / sum(base.series["arrivals_per_s"]) * base.requests["arrived"]
+    if growth < peak * max(PEAK_EXCESS, CHANCE / math.sqrt(came)):
         return ""
-    return (
-        f"the peak of {peak:.4g} requests/s is above capacity, the queue then grows by "
-        f"{growth:.3g} requests/s; "
+    fate = (
+        f"by {growth:.3g} requests/s, which are turned away or given up"
+        if serving.limits.shed_load
+        else f"the queue then grows by {growth:.3g} requests/s"
     )
+    return f"the peak of {peak:.4g} requests/s is above capacity, {fate}; "
 
 
-def _bottleneck(now: ServingReport, reliefs: Sequence[Relief]) -> str:
+def _bottleneck(now: ServingReport, reliefs: Sequence[Relief], num_runs: int) -> str:
     best = reliefs[0]
     if now.latency_s is None or now.wait_s is None:
-        carried = f"capacity: at most {now.throughput_per_s:.4g} requests/s are answered"
+        if now.queue_growth_per_s > 0 or now.method.startswith("load"):
+            found = f"capacity: at most {now.throughput_per_s:.4g} requests/s are answered"
+        else:
+            found = "not known: no request was answered after the warm-up"
         if best.p95_s is None:
-            return f"{carried}; no single change here carries the load"
-        return f"{carried}; {best.change} carries the load"
+            return f"{found}; no single change here carries the load"
+        return f"{found}; {best.change} carries the load"
     p95_s = now.latency_s.p95
     if best.p95_s is not None and best.p95_s < p95_s * (1 - WORTHWHILE):
         return (
             f"{_place(now)}; {best.change} changes the p95 from {format_seconds(p95_s)} to "
-            f"{format_seconds(best.p95_s)}"
+            f"{format_seconds(best.p95_s)} (runs of the same requests: {num_runs})"
         )
     return f"{_place(now)}; no change here lowers the p95 by {WORTHWHILE:.0%}"
 

@@ -38,8 +38,10 @@ class RunFigures:
     Attributes:
         latency_s, wait_s: of the finished requests that came after the warm-up; None without any.
         latency_blocks_s, wait_blocks_s: the same of 10 parts in order.
+        good: requests that were answered within the promise, those of the warm-up among them.
         within: requests after the warm-up that were answered within the promise.
         ended: requests after the warm-up that were answered, rejected or given up.
+        capacity_per_s: requests per second that the servers could answer while they were up.
         series: (NUM_POINTS,) each: requests per second that arrive, that wait, machines rented,
             servers up, and servers that compute.
         upkeep: of the machines.
@@ -49,6 +51,7 @@ class RunFigures:
     wait_s: Quantiles | None
     latency_blocks_s: tuple[Quantiles, ...]
     wait_blocks_s: tuple[Quantiles, ...]
+    good: int
     within: int
     ended: int
     requests: dict[str, int]
@@ -63,13 +66,16 @@ class RunFigures:
 def measure(run: Served, slo: Slo | None) -> RunFigures:
     """The figures of a run."""
     after = run.arrival_s >= WARM_UP * run.duration_s
-    done = after & (run.state == FINISHED)
-    latency_s, wait_s = (run.end_s - run.arrival_s)[done], (run.start_s - run.arrival_s)[done]
+    finished = run.state == FINISHED
+    done = after & finished
+    all_s = run.end_s - run.arrival_s
+    latency_s, wait_s = all_s[done], (run.start_s - run.arrival_s)[done]
     return RunFigures(
         quantiles(latency_s) if len(latency_s) else None,
         quantiles(wait_s) if len(wait_s) else None,
         blocks(latency_s),
         blocks(wait_s),
+        int((all_s[finished] <= slo.answer_s).sum()) if slo else 0,
         int((latency_s <= slo.answer_s).sum()) if slo else 0,
         int((after & (run.state != IN_FLIGHT)).sum()),
         run.requests,

@@ -9,8 +9,9 @@ from hardware.units import format_seconds
 from scheduler.report import Quantiles
 from simulator.arrivals import Slo
 from simulator.billing import Bill, bill
-from simulator.estimates import CONFIDENCE, NUM_BLOCKS, Intervals, around, average
+from simulator.estimates import CONFIDENCE, NUM_BLOCKS, Intervals, around, average, student
 from simulator.run_figures import WARM_UP, RunFigures, mean_series
+from simulator.served import Served
 from simulator.serving import Replica, Serving
 from simulator.upkeep import Upkeep, mean_upkeep
 
@@ -142,7 +143,7 @@ def summarize(
         wait_s=wait_s,
         wait_interval_s=wait_interval_s,
         throughput_per_s=per_s,
-        goodput_per_s=within / (seconds * (1 - WARM_UP)) if slo and seconds else None,
+        goodput_per_s=sum(run.good for run in runs) / seconds if slo and seconds else None,
         promise=promise(slo, replicas, within, sum(run.ended for run in runs)),
         utilization=_share((k.utilization * k.servers for k in kinds), (k.servers for k in kinds)),
         mean_batch=_share((k.share for k in kinds), (k.share / (k.mean_batch or 1) for k in kinds)),
@@ -205,6 +206,35 @@ def overloaded(
         usd_per_1k=None if usd_per_hour is None else usd_per_hour / 3.6 / per_s,
         kinds=(),
         method="load at or above capacity: not simulated, every batch full",
+    )
+
+
+def excess_per_s(run: Served, serving: Serving) -> float:
+    """Requests per second that arrived in a run beyond what its servers could answer while up."""
+    able = math.fsum(
+        up.replica.times.capacity_per_s(up.replica.max_batch(serving)) * (up.end_s - up.start_s)
+        for up in run.servers
+    )
+    return (len(run.arrival_s) - able) / run.duration_s if run.duration_s else 0.0
+
+
+def without_bound(report: ServingReport, growths: Sequence[float]) -> ServingReport:
+    """The report without percentiles, where the load exceeds what failing servers can answer.
+
+    That is where the mean excess over the runs is positive beyond its confidence interval.
+    """
+    growth = math.fsum(growths) / len(growths)
+    if student(growth, growths)[0] <= 0:
+        return report
+    kept = report.promise and replace(report.promise, kept=False)
+    return replace(
+        report,
+        latency_s=None,
+        latency_interval_s=None,
+        wait_s=None,
+        wait_interval_s=None,
+        promise=kept,
+        queue_growth_per_s=growth,
     )
 
 

@@ -3,7 +3,9 @@
 Source of the Azure format: Azure/AzurePublicDataset, AzureLLMInferenceTrace (2023), CC-BY-4.0.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,6 +24,9 @@ OUTPUT = ("generatedtokens", "output_tokens", "num_decode_tokens")
 
 MAX_ROWS = 20_000_000
 """Rows that are read: half a gigabyte of times and tokens."""
+
+MAX_SPAN_S = 1e9
+"""From the first request to the last: 31 years, which floats of 64 bits resolve to 0.1 us."""
 
 
 @dataclass(frozen=True)
@@ -128,10 +133,13 @@ def _seconds(path: Path, column: pyarrow.ChunkedArray) -> Array:
         _refuse(path, seconds < 0, seconds, "time must not be negative")
         seconds -= seconds[0]
     else:
+        row, value = _first_unlike(column, float, datetime.fromisoformat)
         raise ValueError(
             f"{path}: times must be seconds or timestamps as 2023-11-16 18:15:46.68, "
-            f"got {column[0].as_py()!r} in row 1"
+            f"got {value!r} in row {row}"
         )
+    far = seconds > MAX_SPAN_S
+    _refuse(path, far, seconds, f"times must be seconds, within {MAX_SPAN_S:g} s of the first")
     backwards = np.flatnonzero(np.diff(seconds) < 0)
     if len(backwards):
         row = int(backwards[0]) + 2
@@ -142,11 +150,33 @@ def _seconds(path: Path, column: pyarrow.ChunkedArray) -> Array:
 def _tokens(path: Path, column: pyarrow.ChunkedArray, name: str) -> Counts:
     if column.null_count:
         raise ValueError(f"{path}: row {_first(column.is_null())} has no {name}")
-    if not pyarrow.types.is_integer(column.type):
-        raise ValueError(f"{path}: {name} must be whole numbers, got {column[0].as_py()!r}")
-    tokens: Counts = column.to_numpy().astype(np.int64)
-    _refuse(path, tokens < 1, tokens, f"{name} must be at least 1")
+    if not (pyarrow.types.is_integer(column.type) or pyarrow.types.is_floating(column.type)):
+        row, value = _first_unlike(column, int)
+        raise ValueError(f"{path}: {name} must be whole numbers, got {value!r} in row {row}")
+    values = column.to_numpy()
+    whole = np.isfinite(values) & (values == np.floor(values))
+    _refuse(path, ~whole, values, f"{name} must be a whole number")
+    _refuse(path, values < 1, values, f"{name} must be at least 1")
+    tokens: Counts = values.astype(np.int64)
     return tokens
+
+
+def _first_unlike(
+    column: pyarrow.ChunkedArray, *readers: Callable[[str], object]
+) -> tuple[int, object]:
+    """Row, from 1, and value of the first that no reader takes; of the first where all are."""
+
+    def is_read(value: object) -> bool:
+        for reader in readers:
+            try:
+                reader(str(value))
+            except ValueError:
+                continue
+            return True
+        return False
+
+    rows = enumerate(column.to_pylist(), 1)
+    return next(((row, value) for row, value in rows if not is_read(value)), (1, column[0].as_py()))
 
 
 def _refuse(path: Path, wrong: NDArray[np.bool_], values: NDArray[np.generic], rule: str) -> None:

@@ -14,7 +14,7 @@ from scheduler.fused import fused
 from scheduler.graph import Graph, Tensor
 from simulator.answer_figures import measure_answers, queue_growth_per_s
 from simulator.answers import Deployment, Transfer, answer
-from simulator.arrivals import Slo, Traffic
+from simulator.arrivals import Slo, Traffic, draw
 from simulator.generation_experiment import experiment_generations, study_generations
 from simulator.generation_fleet import GenerationFleet, ServerKind
 from simulator.generations import Continuous, ContinuousBatching, Fleet, Generations, Server
@@ -193,7 +193,8 @@ def test_the_promise_counts_all_that_is_promised():
     everything = measure_answers(run, (fleet,), Slo(p95_s=100.0, ttft_s=100.0, tpot_s=10.0))
     nothing = measure_answers(run, (fleet,), Slo(tpot_s=1e-6))
     assert everything.within == everything.counted
-    assert nothing.within == 0
+    assert nothing.within == nothing.good == 0
+    assert everything.good == everything.counts["finished"]
 
 
 def test_lengths_have_their_mean_and_bounds():
@@ -234,6 +235,24 @@ def test_both_engines_give_one_report(generation):
         for engine in ("simpy", "fast")
     ]
     assert reports[0] == reports[1]
+
+
+def test_runs_before_an_interrupted_one_are_kept(generation, monkeypatch):
+    from simulator import generation_experiment as module
+
+    drawn = []
+
+    def unlucky(*args):
+        drawn.append(args)
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        return draw(*args)
+
+    monkeypatch.setattr(module, "draw", unlucky)
+    report = study_generations(study_fleet(generation), Traffic(rate=5.0, duration_s=5.0), (64, 32))
+    assert report.status == "partial"
+    assert report.method.startswith("2 independent runs")
+    assert report.relief == ()
 
 
 def test_rules_of_other_servers_are_refused(generation):

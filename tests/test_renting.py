@@ -21,6 +21,7 @@ from simulator.arrivals import Traffic, draw
 from simulator.autoscaling import POLICIES, Autoscaling, Look, Step, wanted
 from simulator.availability import Failures, Outage, down_share, merge
 from simulator.boot import Boot, StartUp, start_up
+from simulator.experiment import experiment
 from simulator.renting import Conditions, operate
 from simulator.serve import serve
 from simulator.served import FINISHED, REJECTED
@@ -57,6 +58,20 @@ def test_availability_of_a_fleet_that_serves():
     assert up_s(served) / (10 * 50_000) == pytest.approx(0.8, abs=0.02)
     failed = [rental for rental in served.rentals if rental.ended_by == "failed"]
     assert len(failed) == pytest.approx(10 * 50_000 / 1250, rel=0.15)
+
+
+def test_a_load_that_failing_servers_cannot_carry_has_no_percentiles():
+    def report(mttr_s, **limits):
+        rules = Serving(batch=Batching(1, 0), limits=Limits(**limits))
+        actor = operate({"r": Conditions(failures=Failures(50.0, mttr_s))})
+        rng = np.random.default_rng(3)
+        return experiment([ONE_SECOND], Traffic(0.8, duration_s=1000), rules, rng, [actor])
+
+    overload = report(50.0)
+    assert overload.latency_s is None
+    assert overload.queue_growth_per_s == pytest.approx(0.3, abs=0.1)
+    assert report(2.0).latency_s is not None
+    assert report(50.0, queue=5).latency_s is not None
 
 
 def test_outages_of_two_causes_are_joined():

@@ -11,7 +11,7 @@ from simulator.closed import closed_line
 from simulator.estimates import student
 from simulator.experiment import experiment, study
 from simulator.fast_serve import serve_fast
-from simulator.run_figures import present
+from simulator.run_figures import measure, present
 from simulator.serve import serve
 from simulator.service import service_times
 from simulator.serving import Batching, Limits, Replica, ServiceTimes, Serving
@@ -84,6 +84,8 @@ def test_promise_and_goodput_count_who_was_turned_away():
     hopeless = report(fleet, Traffic(0.5, duration_s=100, slo=Slo(0.5)))
     assert hopeless.promise.reason == "one request alone takes 1 s, above the promise of 500 ms"
     assert hopeless.goodput_per_s == 0
+    day = Traffic(0.5, "diurnal", 2000, Slo(1e6), period_s=2000)
+    assert (easy := report(fleet, day)).goodput_per_s == easy.throughput_per_s
 
 
 def test_money_is_the_rent_of_the_fleet_over_the_requests_answered():
@@ -119,6 +121,36 @@ def test_a_peak_above_capacity_is_said_though_the_mean_is_below():
     assert found.bottleneck.startswith("the peak of 1.")
     assert "is above capacity, the queue then grows by 0.1" in found.bottleneck
     assert found.latency_s.p95 > 10
+
+
+def test_a_peak_that_is_chance_is_not_said():
+    found = study([constant(1.0)], Traffic(0.8, duration_s=600), ONE)
+    assert max(found.series["arrivals_per_s"]) > 1.0
+    assert "peak" not in found.bottleneck
+
+
+def test_traffic_too_short_for_an_answer_says_so():
+    for rate in (1e-6, 0.05):
+        found = study([constant(10.0)], Traffic(rate, "deterministic", 20), ONE)
+        assert found.latency_s is None
+        assert found.bottleneck.startswith("not known: no request was answered after the warm-up")
+
+
+def test_an_experiment_interrupted_while_it_counts_keeps_the_run(monkeypatch):
+    from simulator import experiment as module
+
+    calls = []
+
+    def unlucky(*args):
+        calls.append(args)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return measure(*args)
+
+    monkeypatch.setattr(module, "measure", unlucky)
+    found = study([constant(0.01)], Traffic(50, duration_s=20), ONE)
+    assert found.status == "partial"
+    assert found.requests["arrived"] > 500
 
 
 @pytest.mark.parametrize("engine", ["simpy", "fast"])

@@ -54,8 +54,12 @@ def test_what_needs_a_model_refuses_a_service(scenario_file, capsys, command):
     [
         ('model: {source: "service:exponential"}\n', "needs mean_s"),
         (SMALL.replace("8}", "8, cv: 2.0}"), "mean_s and cv need a source service:"),
+        (SERVICE.replace("0.1}", "0.1, mode: training}"), "mode inference, got training"),
         ('model: {source: "service:gamma", mean_s: 1}\n', "unknown service:gamma"),
-        (SERVICE + "fleet: [{hardware: local, replicas: 0}]\n", "fleet: replicas must be positive"),
+        (
+            SERVICE + "fleet: [{hardware: local, replicas: 0}]\n",
+            "fleet.0: replicas must be pos",
+        ),
         (SERVICE + "fleet: [{hardware: local}]\n", "a service runs on no hardware"),
         (SERVICE.replace("0.1}", "0.1}\nserving: {replicas: 0}"), "replicas must be positive"),
         (SERVICE.replace("0.1}", "0.1}\nserving: {routing: best}"), "serving.routing"),

@@ -75,6 +75,8 @@ class ModelSpec:
             raise ValueError(f"{self.source} needs mean_s: the seconds that a batch takes")
         if not self.is_service and (self.mean_s is not None or self.cv is not None):
             raise ValueError(f"mean_s and cv need a source service:…, got {self.source}")
+        if self.is_service and self.mode != "inference":
+            raise ValueError(f"{self.source} answers requests: mode inference, got {self.mode}")
 
     @property
     def is_service(self) -> bool:

@@ -163,15 +163,20 @@ def bars(values: list[float]) -> str:
     return "".join(BARS[round(value / top * (len(BARS) - 1))] for value in values)
 
 
+def _p95(relief: dict[str, Any]) -> str:
+    if relief["p95_s"] is not None:
+        return format_seconds(relief["p95_s"])
+    growth = relief["queue_growth_per_s"]
+    return f"queue grows {growth:.3g}/s" if growth > 0 else "no answer"
+
+
 def _show_relief(serving: dict[str, Any]) -> None:
     if not serving["relief"]:
         return
     rows = [
         [
             relief["change"],
-            f"queue grows {relief['queue_growth_per_s']:.3g}/s"
-            if relief["p95_s"] is None
-            else format_seconds(relief["p95_s"]),
+            _p95(relief),
             f"{relief['throughput_per_s']:.4g}",
             "no price" if relief["usd_per_hour"] is None else format_usd(relief["usd_per_hour"]),
         ]
