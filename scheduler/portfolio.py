@@ -28,6 +28,7 @@ from scheduler.round_robin import round_robin
 from scheduler.shortage import shortage
 from scheduler.single_device import memory_fill, single_device
 from scheduler.smallest import smallest
+from scheduler.stage_moves import refine
 from scheduler.training_pipeline import training_pipeline
 
 Algorithm = Callable[[Problem], Placement]
@@ -63,6 +64,12 @@ REPLICATED = "replicated"
 """The algorithm that puts stages on several devices; throughput and cost only."""
 
 
+PIPELINE = "training_pipeline"
+"""The algorithm that splits a training step by layers; with time its stages are moved, too."""
+REFINING = 0.7
+"""Share of the time limit in which they are, where other searches follow."""
+
+
 @dataclass(frozen=True)
 class Solution:
     """The best plan, all plans from best to worst, and why the other algorithms gave none."""
@@ -79,7 +86,7 @@ def algorithms(problem: Problem) -> dict[str, Algorithm]:
         for device in problem.cluster.devices
     }
     trains = problem.graph.mode == "training"
-    return {**single, **ALGORITHMS, **({"training_pipeline": training_pipeline} if trains else {})}
+    return {**single, **ALGORITHMS, **({PIPELINE: training_pipeline} if trains else {})}
 
 
 def _check_name(algorithm: str, known: Iterable[str]) -> None:
@@ -159,7 +166,7 @@ def solve(
     On a tie the plan on fewer devices wins, then that of fewer stages. `auto` spends what is left
     of `time_limit_s` on search and bounds, and stops when the plan is proven optimal; 0 leaves
     heuristics alone. So do the searches of `throughput.SEARCHES`, which start from the best split
-    of an order.
+    of an order, and `training_pipeline`.
     Too large a graph (`large.is_large`) gets no search, but what is near linear in it.
     `tell` is called with the best value and bound of the search, in the objective's unit.
 
@@ -175,7 +182,7 @@ def solve(
     timed = time_limit_s > 0 and not many
     proves = algorithm in latency.SEARCHES or (is_auto and is_latency and timed)
     searches = algorithm in throughput.SEARCHES and not many and not (is_auto and is_latency)
-    if timed:
+    if timed and algorithm != PIPELINE:
         _compile(problem, algorithm)
     if proves:
         latency.compile_loops(problem)
@@ -191,6 +198,10 @@ def solve(
         found.add("latency", lambda: _by_latency(problem, algorithm, began_s, time_limit_s, found))
     if problem.latency_bound_s is not None and is_auto:
         _within_latency(problem, began_s, time_limit_s / 2, found)
+    if timed and problem.trains_in_parts and algorithm in ("auto", PIPELINE):
+        share = REFINING if is_auto else 1.0
+        until_s = began_s + share * time_limit_s
+        found.add(PIPELINE, lambda: _refined(problem, began_s, until_s, tell, found))
     if searches:
         deadline_s = began_s + time_limit_s
         found.add(
@@ -252,6 +263,24 @@ def _by_search(
     placed, how, found.bound = search(problem, deadline_s, found.bound, tell, algorithm)
     name = how if algorithm == "auto" else algorithm
     return finish_plan(problem, name, placed, began_s, found.bound)
+
+
+def _refined(problem: Problem, began_s: float, until_s: float, tell: Tell, found: _Found) -> Plan:
+    """The pipeline of a training step with its stages moved while the step gets faster.
+
+    Raises:
+        InfeasibleError: there is no pipeline to start from.
+    """
+    starts = [plan for plan in found.plans if plan.algorithm == PIPELINE]
+    if not starts:
+        raise InfeasibleError(found.refusals[PIPELINE])
+    as_cost = problem.objective == "cost"
+
+    def told(step_s: float) -> None:
+        tell(usd_per_1k(problem, step_s) if as_cost else step_s, found.bound)
+
+    placed = refine(problem, starts[0].placement, until_s, told)
+    return finish_plan(problem, PIPELINE, placed, began_s, found.bound)
 
 
 def _by_replicas(problem: Problem) -> Plan:
