@@ -19,12 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.arrays import Arrays, Floats, Ints, kinds
-from scheduler.device_sets import least_loads, members, steps_of
+from scheduler.device_sets import layers_of, least_loads, members, steps_of
 from scheduler.orders import hyperedges, narrow
 
 LEVELS, FEWEST_LEVELS, FILL = 3000, 200, 0.6
-MOST_ENTRIES = 8_000_000
-"""Values of the layers of a dynamic programme: 8 bytes each."""
+MOST_ENTRIES = 16_000_000
+"""Values of the layers of a dynamic programme: 4 bytes each."""
+NEGLIGIBLE = 3e-4
+"""Tensors that take this share of the value at most are free where states are too many."""
 SETS_PER_PRICE, PATIENCE = 3, 12
 SMOOTHING = 0.7
 CLOSE = 1e-5
@@ -65,7 +67,12 @@ class SetBound:
         order = narrow(arrays) if arrays.serialised else np.arange(arrays.num_ops)
         self.steps = [steps_of(arrays, group[0], order) for group in self.groups]
         widest = max(s.num_states for s in self.steps)
-        self.layers = np.empty((widest, max(min(LEVELS, MOST_ENTRIES // widest), FEWEST_LEVELS)))
+        if widest * LEVELS > MOST_ENTRIES:  # coarse levels cost more than the cheapest tensors
+            least_s = NEGLIGIBLE * self.value
+            self.steps = [steps_of(arrays, group[0], order, least_s) for group in self.groups]
+            widest = max(s.num_states for s in self.steps)
+        self.levels = max(min(LEVELS, MOST_ENTRIES // widest), FEWEST_LEVELS)
+        self.layers = layers_of(widest, self.levels)
         self.seconds = [np.ascontiguousarray(arrays.seconds[:, g[0]]) for g in self.groups]
         finite = np.where(np.isfinite(arrays.seconds), arrays.seconds, 0.0).max(axis=1)
         least = np.where(arrays.seconds.min(axis=1) > 0, arrays.seconds.min(axis=1), finite)
@@ -89,13 +96,13 @@ class SetBound:
     @property
     def zero(self) -> int:
         """Level of the empty set."""
-        return self.layers.shape[1] // 4 if self.signed else 0
+        return self.levels // 4 if self.signed else 0
 
     def integer(self, weights: Floats) -> Ints:
         """Weights as whole levels: the heaviest set known gets a share `FILL` of them."""
         held = max((abs(float(weights[inside].sum())) for _, inside, _ in self.sets), default=0.0)
         average = abs(float(weights.sum())) / self.counts.sum()
-        scale = FILL * (self.layers.shape[1] - self.zero) / (max(held, average) or 1.0)
+        scale = FILL * (self.levels - self.zero) / (max(held, average) or 1.0)
         return np.asarray(np.floor(weights * scale + 0.5), dtype=np.int64)
 
     def price(self, weights: Floats, target: float) -> int:
@@ -105,11 +112,11 @@ class SetBound:
         before = len(self.sets)
         loads = []
         for kind, (steps, seconds) in enumerate(zip(self.steps, self.seconds, strict=True)):
-            add, gain = steps.costs(seconds, weight)
-            load = least_loads(steps, add, gain, limit, self.layers, self.zero)
+            costs = steps.costs(seconds, weight, limit)
+            load = least_loads(steps, costs, self.layers, self.zero)
             loads.append(load)
             for level in np.flatnonzero(load <= target)[::-1][:SETS_PER_PRICE]:
-                inside = members(steps, add, gain, int(level), self.layers)
+                inside = members(steps, costs, int(level), self.layers)
                 self._add(kind, inside, float(load[level]))
         bound = least_cover(loads, self.counts, int(weight.sum()), self.value, self.zero)
         if bound > self.best:
