@@ -97,7 +97,7 @@ def in_flight_of(problem: Problem, stages: tuple[Stage, ...]) -> int:
     if num_devices == 1 or problem.graph.is_sequential:
         return 1
     load_s = loads(problem, stages).values()
-    enough = 2 * ceil(sum(load_s) / max(load_s)) + 2 if max(load_s) > 0 else 1
+    enough = 2 * ceil(sum(load_s) / max(load_s)) + 2 if 0 < max(load_s) < np.inf else 1
     most = min(num_devices + 1, enough)
     turn = cycle(stages)
     if turn > 1:
