@@ -6,6 +6,7 @@ from hardware.errors import InfeasibleError
 from scheduler.latency_timeline import heads
 from scheduler.load_bound import load_bound
 from scheduler.problem import Problem
+from scheduler.shortage import nowhere
 from scheduler.tasks import tasks_of
 
 MOST_PATH_STEPS = 20_000_000
@@ -18,9 +19,8 @@ def lower_bound(problem: Problem, replicas: bool = False) -> float:
     Raises:
         InfeasibleError: an operator can run on no device.
     """
-    impossible = np.flatnonzero(~np.isfinite(problem.seconds).any(axis=1))
-    if len(impossible):
-        raise InfeasibleError(f"operator '{problem.graph.ops[impossible[0]].name}' can run nowhere")
+    if reason := nowhere(problem):
+        raise InfeasibleError(reason)
     load_s = load_bound(problem, replicas) * problem.num_micro_batches
     if problem.objective == "latency" or problem.graph.is_sequential:
         load_s = max(load_s, critical_path(problem))

@@ -25,7 +25,7 @@ from scheduler.plan import Plan
 from scheduler.problem import Placement, Problem
 from scheduler.replicated import replicated
 from scheduler.round_robin import round_robin
-from scheduler.shortage import shortage
+from scheduler.shortage import least_memory, shortage
 from scheduler.single_device import memory_fill, single_device
 from scheduler.smallest import smallest
 from scheduler.stage_moves import refine
@@ -172,7 +172,7 @@ def solve(
 
     Raises:
         ValueError: there is no such algorithm.
-        InfeasibleError: no algorithm found a plan; the message holds every refusal.
+        InfeasibleError: no algorithm found a plan; the message says what binds, or every refusal.
     """
     is_auto = algorithm == "auto"
     many = is_auto and is_large(problem)
@@ -212,7 +212,7 @@ def solve(
     if (may_replicate or algorithm == REPLICATED) and not within:
         found.add(REPLICATED, lambda: _by_replicas(problem))
     if not found.plans:
-        raise InfeasibleError(_why_none(problem, found.refusals))
+        raise InfeasibleError(_why_none(problem, found.refusals, is_auto))
     return found.solution()
 
 
@@ -291,10 +291,30 @@ def _by_replicas(problem: Problem) -> Plan:
     return finish_plan(problem, REPLICATED, placed, began_s, bound, replicas)
 
 
-def _why_none(problem: Problem, refusals: dict[str, str]) -> str:
+def _why_none(problem: Problem, refusals: dict[str, str], is_auto: bool) -> str:
+    """What binds and what would mend it; refusals of one algorithm, or where that is not known."""
     subject = f"no plan for '{problem.graph.name}'"
     if problem.latency_bound_s is not None and "latency" in refusals:
         return f"{subject}: {refusals['latency']}"
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
     binding = shortage(problem)
-    return f"{subject}: {binding}; {reasons}" if binding else f"{subject}: {reasons}"
+    if not binding and is_auto and not is_large(problem):
+        apart = sorted({why for why in refusals.values() if why.startswith("no link")})
+        binding = "; or ".join(filter(None, [least_memory(problem, _has_plan), *apart[:1]]))
+    alike: dict[str, list[str]] = {}
+    for name, reason in refusals.items():
+        alike.setdefault(reason, []).append(name)
+    said = [binding] if binding else []
+    if not (binding and is_auto):
+        said += [f"{', '.join(names)}: {why}" for why, names in alike.items()]
+    return f"{subject}: {'; '.join(said)}"
+
+
+def _has_plan(problem: Problem) -> bool:
+    """Whether a quick heuristic finds one."""
+    for name in ("memory_fill", "contiguous"):
+        try:
+            finish_plan(problem, name, ALGORITHMS[name](problem), 0.0, 0.0)
+        except InfeasibleError:
+            continue
+        return True
+    return False
