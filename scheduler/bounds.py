@@ -1,7 +1,5 @@
 """Lower bounds that need no trust in an algorithm."""
 
-import numpy as np
-
 from hardware.errors import InfeasibleError
 from scheduler.latency_timeline import heads
 from scheduler.load_bound import load_bound
