@@ -3,6 +3,7 @@
 import difflib
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -91,6 +92,8 @@ def algorithms(problem: Problem) -> dict[str, Algorithm]:
 
 def _check_name(algorithm: str, known: Iterable[str]) -> None:
     accepted = list(known)
+    if algorithm == PIPELINE not in accepted:
+        raise ValueError(f"algorithm '{PIPELINE}' needs a graph of mode training; take auto")
     if algorithm not in accepted:
         close = difflib.get_close_matches(algorithm, accepted, n=1)
         hint = f"did you mean '{close[0]}'? " if close else ""
@@ -114,8 +117,9 @@ def search(
     known = bound / in_unit(1.0) if problem.objective != "latency" else 0.0
     best = throughput.start(arrays, known)
     if best.load < np.inf:
+        told = _silent if problem.objective == "latency" else tell
         throughput.improve(
-            arrays, best, deadline_s, lambda load, low: tell(in_unit(load), in_unit(low)), name
+            arrays, best, deadline_s, lambda load, low: told(in_unit(load), in_unit(low)), name
         )
     names = problem.costs.devices
     placed = {op.name: names[d] for op, d in zip(problem.graph.ops, best.device, strict=True)}
@@ -179,10 +183,16 @@ def solve(
     known = large_algorithms(problem) if many else algorithms(problem)
     _check_name(algorithm, [*throughput.SEARCHES, *latency.SEARCHES, REPLICATED, *known])
     is_latency = problem.objective == "latency"
+    within = is_latency or problem.latency_bound_s is not None
+    if algorithm == REPLICATED and within:
+        raise ValueError(
+            "algorithm 'replicated' shortens no batch: it needs objective throughput or cost, "
+            "without latency_bound_s; take auto"
+        )
     timed = time_limit_s > 0 and not many
     proves = algorithm in latency.SEARCHES or (is_auto and is_latency and timed)
     searches = algorithm in throughput.SEARCHES and not many and not (is_auto and is_latency)
-    if timed and algorithm != PIPELINE:
+    if timed:
         _compile(problem, algorithm)
     if proves:
         latency.compile_loops(problem)
@@ -207,9 +217,8 @@ def solve(
         found.add(
             "search", lambda: _by_search(problem, algorithm, began_s, deadline_s, tell, found)
         )
-    may_replicate = problem.replicate and is_auto and not many
-    within = is_latency or problem.latency_bound_s is not None
-    if (may_replicate or algorithm == REPLICATED) and not within:
+    may_replicate = problem.replicate and is_auto and not many and not within
+    if may_replicate or algorithm == REPLICATED:
         found.add(REPLICATED, lambda: _by_replicas(problem))
     if not found.plans:
         raise InfeasibleError(_why_none(problem, found.refusals, is_auto))
@@ -219,9 +228,11 @@ def solve(
 def _compile(problem: Problem, algorithm: str) -> None:
     """Compile the algorithms' loops, once a process, so that no time limit pays for it."""
     variant = problem.objective, problem.communication, algorithm
-    if variant not in _COMPILED:
+    known = (*throughput.SEARCHES, *latency.SEARCHES, *ALGORITHMS)
+    if algorithm in known and variant not in _COMPILED:
         _COMPILED.add(variant)
-        solve(smallest(problem), algorithm, 0.01)
+        with suppress(InfeasibleError):
+            solve(smallest(problem), algorithm, 0.01)
 
 
 _COMPILED: set[tuple[str, str, str]] = set()
