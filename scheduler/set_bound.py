@@ -4,7 +4,9 @@ If operator weights w (of either sign) are such that no n devices can hold, with
 sets whose weights sum to that of all operators, then every plan has a load above T. Any weights
 give a valid bound; the linear programme of Gilmore and Gomory finds good ones, and the sets come
 from the programme of `device_sets`, which knows each device's times and transfers exactly.
-Memory and media are left out, which keeps it a bound.
+Media are left out, which keeps it a bound. A set S that a device with the memory M can hold has
+load(S) + p (bytes(S) - M) <= T for every price p >= 0 of a byte, and the sets that are looked at
+keep this one rule in place of load and memory; p comes from the dual of `load_bound`.
 
 Source: Gilmore and Gomory, "A linear programming approach to the cutting-stock problem",
 Operations Research 9(6), 1961, doi:10.1287/opre.9.6.849; smoothing of the weights: Pessoa,
@@ -19,6 +21,7 @@ import numpy as np
 
 from scheduler.arrays import Arrays, Floats, Ints, kinds
 from scheduler.device_sets import layers_of, least_loads, members, steps_of
+from scheduler.load_bound import classes_of, cut_bound
 from scheduler.orders import hyperedges, narrow
 from scheduler.set_pool import Parts, Pool
 
@@ -30,6 +33,8 @@ NEGLIGIBLE = 3e-4
 SETS_PER_PRICE, PATIENCE = 3, 12
 SMOOTHING = 0.7
 FEWEST_PARTS, GROWTH = 32, 4
+MOST_ROOM = 10.0
+"""Largest worth of a device's memory, as a multiple of the value."""
 CLOSE, COARSE = 1e-5, 1e-3
 """Relative distance at which bound and value are equal; and while weights are shared."""
 
@@ -42,6 +47,8 @@ class SetBound:
         value: the load of the best plan known; sets above it are not looked at.
         best: the bound so far.
         weights: (num_ops,) that gave it; they sum to 1.
+        room_s: (num_kinds,) what the memory of one device is worth; loads in `least_loads` contain
+            the price of the bytes that a set holds, and are lower by this elsewhere.
         sets: found so far.
         num_parts: stretches of the order whose operators' weights keep their proportions.
         signed: whether weights may be negative.
@@ -75,7 +82,7 @@ class SetBound:
             widest = max(s.num_states for s in self.steps)
         self.levels = max(min(LEVELS, MOST_ENTRIES // widest), FEWEST_LEVELS)
         self.layers = layers_of(widest, self.levels)
-        self.seconds = [np.ascontiguousarray(arrays.seconds[:, g[0]]) for g in self.groups]
+        self._charge_bytes()
         finite = np.where(np.isfinite(arrays.seconds), arrays.seconds, 0.0).max(axis=1)
         least = np.where(arrays.seconds.min(axis=1) > 0, arrays.seconds.min(axis=1), finite)
         least = np.where(np.isfinite(least), least, 0.0)
@@ -83,6 +90,18 @@ class SetBound:
         self.sets = Pool(arrays.num_ops)
         self._least_s = least
         self._add_single()
+
+    def _charge_bytes(self) -> None:
+        """Add the price of its bytes to each operator's time, where memory may run out."""
+        classes, one = classes_of(self.arrays), [group[0] for group in self.groups]
+        _, y, price = cut_bound(classes)
+        dearest = MOST_ROOM * self.value / self.arrays.limit_bytes[one]
+        rate = np.minimum(dearest, price[one] / np.maximum(y[one], 1e-300))
+        self.room_s = rate * np.where(rate > 0, self.arrays.limit_bytes[one], 0.0)
+        self.seconds = [
+            np.ascontiguousarray(classes.seconds[:, d] + r * classes.held_bytes)
+            for d, r in zip(one, rate, strict=True)
+        ]
 
     def _add_single(self) -> None:
         """Add the sets of one operator: no weight is then above what a device can hold."""
@@ -92,7 +111,7 @@ class SetBound:
             inside = np.arange(self.arrays.num_ops) == u
             for kind, group in enumerate(self.groups):
                 moved = float(ends_s[mine, group[0]].sum()) if len(ends_s) else 0.0
-                load = float(self.seconds[kind][u]) + moved
+                load = float(self.seconds[kind][u]) + moved - self.room_s[kind]
                 if load <= self.value:
                     self.sets.add(kind, inside, load)
 
@@ -138,8 +157,9 @@ class SetBound:
         before = len(self.sets)
         loads = []
         for kind, (steps, seconds) in enumerate(zip(self.steps, self.seconds, strict=True)):
-            costs = steps.costs(seconds, weight, limit)
-            load = least_loads(steps, costs, self.layers, self.zero)
+            room_s = self.room_s[kind]
+            costs = steps.costs(seconds, weight, limit + room_s)
+            load = least_loads(steps, costs, self.layers, self.zero) - room_s
             loads.append(load)
             for level in np.flatnonzero(load <= target)[::-1][:SETS_PER_PRICE]:
                 inside = members(steps, costs, int(level), self.layers)
