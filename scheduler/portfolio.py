@@ -17,7 +17,8 @@ from scheduler.cpop import cpop
 from scheduler.evaluate import finish_plan, with_bound
 from scheduler.heft import heft
 from scheduler.ideals import ideals, ideals_beam
-from scheduler.large import is_large, large_algorithms
+from scheduler.large import best_schedule, is_large, large_algorithms
+from scheduler.latency_windows import compile_windows, latency_windows
 from scheduler.m_etf import m_etf
 from scheduler.m_sct import m_sct
 from scheduler.multilevel import multilevel
@@ -61,6 +62,8 @@ SLOW = ("ideals",)
 SLOWER = ("ideals_beam",)
 """And those that it leaves to its search: a minute on a thousand operators."""
 
+WINDOWS = "latency_windows"
+"""The search for latency that `auto` runs on large graphs; it improves list schedules."""
 REPLICATED = "replicated"
 """The algorithm that puts stages on several devices; throughput and cost only."""
 
@@ -138,11 +141,15 @@ def _fastest(problem: Problem, time_limit_s: float) -> Plan:
 
 @dataclass
 class _Found:
-    """What algorithms have given so far: plans, refusals, and the best bound."""
+    """What algorithms have given so far: plans, refusals, and the best bound.
+
+    `finish_s`: the longest that it took to make a checked plan of a placement.
+    """
 
     bound: float
     plans: list[Plan] = field(default_factory=list)
     refusals: dict[str, str] = field(default_factory=dict)
+    finish_s: float = 0.0
 
     def add(self, name: str, make: Callable[[], Plan]) -> None:
         try:
@@ -171,7 +178,7 @@ def solve(
     of `time_limit_s` on search and bounds, and stops when the plan is proven optimal; 0 leaves
     heuristics alone. So do the searches of `throughput.SEARCHES`, which start from the best split
     of an order, and `training_pipeline`.
-    Too large a graph (`large.is_large`) gets no search, but what is near linear in it.
+    Too large a graph (`large.is_large`) gets what is near linear in it, and searches of its own.
     `tell` is called with the best value and bound of the search, in the objective's unit.
 
     Raises:
@@ -180,8 +187,8 @@ def solve(
     """
     is_auto = algorithm == "auto"
     many = is_auto and is_large(problem)
-    known = large_algorithms(problem) if many else algorithms(problem)
-    _check_name(algorithm, [*throughput.SEARCHES, *latency.SEARCHES, REPLICATED, *known])
+    known = large_algorithms(problem, time_limit_s > 0) if many else algorithms(problem)
+    _check_name(algorithm, [*throughput.SEARCHES, *latency.SEARCHES, WINDOWS, REPLICATED, *known])
     is_latency = problem.objective == "latency"
     within = is_latency or problem.latency_bound_s is not None
     if algorithm == REPLICATED and within:
@@ -192,8 +199,13 @@ def solve(
     timed = time_limit_s > 0 and not many
     proves = algorithm in latency.SEARCHES or (is_auto and is_latency and timed)
     searches = algorithm in throughput.SEARCHES and not many and not (is_auto and is_latency)
+    by_windows = algorithm == WINDOWS or (many and is_latency and time_limit_s > 0)
     if timed:
         _compile(problem, algorithm)
+    if many and time_limit_s > 0:
+        _compile_large(problem)
+    if by_windows:
+        compile_windows(smallest(problem))
     if proves:
         latency.compile_loops(problem)
     if searches and timed:
@@ -203,9 +215,12 @@ def solve(
     for name, place in known.items():
         left_out = SLOWER if timed else SLOW + SLOWER
         if algorithm == name or (is_auto and name not in left_out):
-            found.add(name, partial(_placed, problem, name, place, found.bound))
+            found.add(name, partial(_placed, problem, name, place, found))
     if proves:
         found.add("latency", lambda: _by_latency(problem, algorithm, began_s, time_limit_s, found))
+    if by_windows:
+        deadline_s = began_s + time_limit_s
+        found.add(WINDOWS, lambda: _by_windows(problem, deadline_s, tell, found))
     if problem.latency_bound_s is not None and is_auto:
         _within_latency(problem, began_s, time_limit_s / 2, found)
     if timed and problem.trains_in_parts and algorithm in ("auto", PIPELINE):
@@ -238,9 +253,29 @@ def _compile(problem: Problem, algorithm: str) -> None:
 _COMPILED: set[tuple[str, str, str]] = set()
 
 
-def _placed(problem: Problem, name: str, place: Algorithm, bound: float) -> Plan:
+def _compile_large(problem: Problem) -> None:
+    """Compile what runs on large graphs, likewise."""
+    small = smallest(problem)
+    for place in large_algorithms(small).values():
+        place(small)
+
+
+def _placed(problem: Problem, name: str, place: Algorithm, found: _Found) -> Plan:
     began_s = time.perf_counter()
-    return finish_plan(problem, name, place(problem), began_s, bound)
+    placement = place(problem)
+    placed_s = time.perf_counter()
+    plan = finish_plan(problem, name, placement, began_s, found.bound)
+    found.finish_s = max(found.finish_s, time.perf_counter() - placed_s)
+    return plan
+
+
+def _by_windows(problem: Problem, deadline_s: float, tell: Tell, found: _Found) -> Plan:
+    """The best list schedule, improved until it is just time to make a plan of it."""
+    began_s, until_s = time.perf_counter(), deadline_s - found.finish_s
+    placement = latency_windows(
+        problem, best_schedule(problem), until_s, lambda value: tell(value, found.bound)
+    )
+    return finish_plan(problem, WINDOWS, placement, began_s, found.bound)
 
 
 def _by_latency(
