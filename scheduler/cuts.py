@@ -40,7 +40,7 @@ def cuts_of(arrays: Arrays, order: Ints, groups: list[list[int]], most: int = MA
         device = group[0]
         seconds = arrays.seconds[order, device]
         never = ~np.isfinite(seconds)
-        load[g] = _between(np.where(never, 0.0, seconds), positions)
+        load[g] = between(np.where(never, 0.0, seconds), positions)
         load[g] += above(never.astype(float), 0.5, positions)
         load[g] += above(arrays.op_bytes[order], arrays.limit_bytes[device], positions)
         if arrays.serialised:
@@ -59,7 +59,7 @@ def cuts_of(arrays: Arrays, order: Ints, groups: list[list[int]], most: int = MA
     return Cuts(positions, load, carried)
 
 
-def _between(amount: Floats, positions: Ints) -> Floats:
+def between(amount: Floats, positions: Ints) -> Floats:
     """(c, c) sum of the amounts, in order, of what stands between two cuts."""
     prefix = np.append(0.0, amount.cumsum())[positions]
     return np.asarray(prefix[None, :] - prefix[:, None])
@@ -67,7 +67,7 @@ def _between(amount: Floats, positions: Ints) -> Floats:
 
 def above(amount: Floats, limit: float, positions: Ints) -> Floats:
     """(c, c) infinite where the sum between two cuts exceeds a limit, else 0."""
-    return np.where(_between(amount, positions) > limit, np.inf, 0.0)
+    return np.where(between(amount, positions) > limit, np.inf, 0.0)
 
 
 def _ends_of_tensors(arrays: Arrays, place: Ints) -> tuple[Ints, Ints]:

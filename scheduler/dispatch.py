@@ -42,49 +42,63 @@ class _Progress(NamedTuple):
 
     Attributes:
         missing: (m, s) transfers that a stage still waits for.
-        head: (d, m) next stage of a micro-batch on a device, -1 where it has none left.
+        head: (d, m) next stage, of all turns', of a micro-batch on a device, -1 where none is.
         begun: (d, m) whether the device has begun the micro-batch.
         waiting: (d,) micro-batches begun and not done with all but the optimizer.
-        left, forward_left: (d,) stages to run, and forward ones, optimizers left out.
+        forward_left: (d,) forward stages to run.
         oldest: (d,) a micro-batch before which all are done.
         busy: (d,) whether it runs something.
+        awaited: (d,) of a team, what `awaited` counts.
+        summed: (d,) of a team, whether its gradients are summed.
         changed: (d,) whether something happened since the device last looked for work.
-        unfinished: (m,) stages.
+        unfinished: (m,) stages, optimizers left out.
     """
 
     missing: Ints
     head: Ints
     begun: np.ndarray
     waiting: Ints
-    left: Ints
     forward_left: Ints
     oldest: Ints
     busy: np.ndarray
+    awaited: Ints
+    summed: np.ndarray
     changed: np.ndarray
     unfinished: Ints
 
 
 def no_times(num_micro_batches: int, work: StageWork) -> Times:
     """Times of nothing yet."""
-    shapes = [(num_micro_batches, len(work.seconds))] * 2 + [
-        (num_micro_batches, len(work.link))
-    ] * 2
-    return Times(*(np.full(shape, np.nan) for shape in shapes))
+    sizes = [len(work.seconds) // work.turns] * 2 + [len(work.link) // work.turns] * 2
+    return Times(*(np.full((num_micro_batches, size), np.nan) for size in sizes))
 
 
 def most_waiting(problem: Problem, work: StageWork) -> Ints:
-    """(d,) micro-batches that may wait on a device for their backward pass at once."""
-    most = np.full(len(work.first), problem.num_micro_batches, dtype=np.int64)
+    """(d,) micro-batches that may wait on a device for their backward pass at once.
+
+    A replica takes its share of those of its team.
+    """
+    m = problem.num_micro_batches
+    took_part = (work.first >= 0).mean(axis=0)
+    most = np.full(len(took_part), m)
     if problem.pipeline == "1f1b":
         most = np.minimum(most, _to_go(work))
-    return most
+    share: Ints = np.ceil(most * took_part - 1e-9).astype(np.int64)
+    return np.maximum(1, share)
+
+
+def in_pipeline(problem: Problem, work: StageWork) -> int:
+    """Micro-batches of a training step that are in its pipeline at once."""
+    m = problem.num_micro_batches
+    return min(m, int(_to_go(work).max())) if problem.pipeline == "1f1b" else m
 
 
 @numba.njit(cache=True)
 def _to_go(work: StageWork) -> Ints:
     """(d,) most devices on the way from a device's first forward stage to the end, it included."""
-    to_go = np.ones(len(work.seconds), np.int64)
-    most = np.ones(len(work.first), np.int64)
+    size = np.bincount(work.team)[work.team]
+    to_go = size[work.device]
+    most = size.copy()
     for i in range(len(work.seconds) - 1, -1, -1):
         if work.phase[i] != FORWARD:
             continue
@@ -93,7 +107,9 @@ def _to_go(work: StageWork) -> Ints:
             to_go[i] = to_go[after]
         for t in range(work.send_start[i], work.send_start[i + 1]):
             if work.phase[work.reader[t]] == FORWARD:
-                to_go[i] = max(to_go[i], 1 + to_go[work.reader[t]])
+                here, there = size[work.device[i]], size[work.device[work.reader[t]]]
+                more = here + max(here, there) - 1
+                to_go[i] = max(to_go[i], more + to_go[work.reader[t]])
         most[work.device[i]] = max(most[work.device[i]], to_go[i])
     return most
 
@@ -101,43 +117,65 @@ def _to_go(work: StageWork) -> Ints:
 @numba.njit(cache=True)
 def expected(work: StageWork, m: int) -> Ints:
     """(m, s) transfers that every stage waits for; a stage that runs once waits for all."""
-    missing = np.zeros((m, len(work.seconds)), np.int64)
+    s = len(work.seconds) // work.turns
+    missing = np.zeros((m, s), np.int64)
     for i in range(len(work.seconds)):
+        if work.left_out[i]:
+            continue
         for t in range(work.send_start[i], work.send_start[i + 1]):
             j = work.reader[t]
             if work.once[j]:
-                missing[m - 1, j] += 1 if work.once[i] else m
+                missing[runs_at(work, j, m, 0), j % s] += 1 if work.once[i] else m // work.turns
             else:
-                missing[:, j] += 1
+                missing[i // s :: work.turns, j % s] += 1
     return missing
 
 
 @numba.njit(cache=True)
-def _new_progress(work: StageWork, m: int) -> _Progress:
-    s, d = len(work.seconds), len(work.first)
-    left, forward_left = np.zeros(d, np.int64), np.zeros(d, np.int64)
-    unfinished = np.zeros(m, np.int64)
-    for i in range(s):
+def runs_at(work: StageWork, i: int, m: int, k: int) -> int:
+    """The micro-batch with which stage i runs what micro-batch k sends it: the last of its turn."""
+    return m - work.turns + i // (len(work.seconds) // work.turns) if work.once[i] else k
+
+
+@numba.njit(cache=True)
+def awaited(work: StageWork, m: int) -> Ints:
+    """(d,) by team: stages to end, and gradients to come to replicas, before optimizers start."""
+    left = np.zeros(len(work.team), np.int64)
+    for i in range(len(work.seconds)):
         if work.once[i]:
-            unfinished[m - 1] += 1
-        else:
-            unfinished += 1
-            left[work.device[i]] += m
-            forward_left[work.device[i]] += m if work.phase[i] == FORWARD else 0
+            continue
+        left[work.team[work.device[i]]] += m // work.turns
+        for t in range(work.send_start[i], work.send_start[i + 1]):
+            if work.gathered[t]:
+                left[work.team[work.device[work.reader[t]]]] += m // work.turns
+    return left
+
+
+@numba.njit(cache=True)
+def _new_progress(work: StageWork, m: int) -> _Progress:
+    d = len(work.team)
+    forward_left, unfinished = np.zeros(d, np.int64), np.zeros(m, np.int64)
+    for i in range(len(work.seconds)):
+        if not work.once[i]:
+            unfinished[i // (len(work.seconds) // work.turns) :: work.turns] += 1
+            forward_left[work.device[i]] += m // work.turns if work.phase[i] == FORWARD else 0
     head = np.full((d, m), -1)
-    for p in range(d):
-        if work.first[p] >= 0:
-            head[p, m - 1 if work.once[work.first[p]] else 0 :] = work.first[p]
+    for k in range(m):
+        for p in range(d):
+            i = work.first[k % work.turns, p]
+            if i >= 0 and runs_at(work, i, m, k) == k:
+                head[p, k] = i
     return _Progress(
-        expected(work, m), head, np.zeros((d, m), np.bool_), np.zeros(d, np.int64), left,
+        expected(work, m), head, np.zeros((d, m), np.bool_), np.zeros(d, np.int64),
         forward_left, np.zeros(d, np.int64), np.zeros(d, np.bool_),
-        np.ones(d, np.bool_), unfinished,
+        awaited(work, m), np.zeros(d, np.bool_), np.ones(d, np.bool_), unfinished,
     )  # fmt: skip
 
 
 @numba.njit(cache=True)
 def _choose(work: StageWork, rule: int, most: Ints, q: _Progress, p: int, admitted: int) -> int:
     """The micro-batch whose next stage device p takes, -1 if none may start."""
+    s = q.missing.shape[1]
     while q.oldest[p] < len(q.unfinished) and q.head[p, q.oldest[p]] < 0:
         q.oldest[p] += 1
     for k in range(q.oldest[p], admitted):
@@ -146,10 +184,10 @@ def _choose(work: StageWork, rule: int, most: Ints, q: _Progress, p: int, admitt
             continue
         enters = rule == ONE_FORWARD_ONE_BACKWARD and not q.begun[p, k]
         if enters and (
-            q.missing[k, i] > 0 or (work.phase[i] == FORWARD and q.waiting[p] >= most[p])
+            q.missing[k, i % s] > 0 or (work.phase[i] == FORWARD and q.waiting[p] >= most[p])
         ):
             return -1
-        if q.missing[k, i] > 0 or (work.once[i] and q.left[p] > 0):
+        if q.missing[k, i % s] > 0 or (work.once[i] and not q.summed[work.team[p]]):
             continue
         if rule == ALL_FORWARD_FIRST and work.phase[i] == BACKWARD and q.forward_left[p] > 0:
             continue
@@ -161,14 +199,13 @@ def _choose(work: StageWork, rule: int, most: Ints, q: _Progress, p: int, admitt
 def _end_stage(work: StageWork, q: _Progress, k: int, i: int) -> None:
     p = work.device[i]
     q.busy[p], q.changed[p] = False, True
-    q.unfinished[k] -= 1
     after = work.following[i]
-    if after >= 0 and work.once[after] and k < len(q.unfinished) - 1:
+    if after >= 0 and runs_at(work, after, len(q.unfinished), k) != k:
         after = -1
     q.head[p, k] = after
     if work.once[i]:
         return
-    q.left[p] -= 1
+    q.unfinished[k] -= 1
     if work.phase[i] == FORWARD:
         q.forward_left[p] -= 1
     if after < 0 or work.once[after]:
@@ -186,35 +223,50 @@ def dispatch(
     k - in_flight has left. O((stages + transfers) (log + in_flight)).
     """
     m, s = times.start_s.shape
-    num_transfers = len(work.link)
+    num_transfers = times.left_s.shape[1]
     q = _new_progress(work, m)
     free_s = np.zeros(work.medium.max() + 1 if num_transfers else 0)
-    started = np.empty(q.unfinished.sum(), np.int64)
+    started = np.empty(m * s, np.int64)
     sent = np.empty(m * num_transfers, np.int64)
     num_started, num_sent, admitted = 0, 0, min(in_flight, m)
-    # (end, tie break, micro-batch, stage, whether it is a transfer that arrives at the stage)
+    # (time, tie break, micro-batch, stage that ends, or transfer that arrives, whether it is one);
+    # micro-batch -1: the gradients of a team are summed
     events = [(0.0, 0, -1, -1, False)]
     while len(events):
         now_s, _, k, i, arrives = heapq.heappop(events)
+        less = -1  # a team that waits for less than before
         if arrives:
-            q.missing[k, i] -= 1
-            q.changed[work.device[i]] = True
+            to = work.reader[i]
+            q.missing[k, to % s] -= 1
+            q.changed[work.device[to]] = True
+            less = work.team[work.device[to]] if work.gathered[i] else -1
         elif k >= 0:
             _end_stage(work, q, k, i)
+            less = -1 if work.once[i] else work.team[work.device[i]]
             for t in range(work.send_start[i], work.send_start[i + 1]):
                 left_s, to = max(now_s, free_s[work.medium[t]]), work.reader[t]
                 arrived_s = free_s[work.medium[t]] = left_s + work.move_s[t]
-                times.left_s[k, t], times.arrived_s[k, t] = left_s, arrived_s
-                sent[num_sent] = k * num_transfers + t
+                at = t % num_transfers
+                times.left_s[k, at], times.arrived_s[k, at] = left_s, arrived_s
+                sent[num_sent] = k * num_transfers + at
                 num_sent += 1
-                reader_k = m - 1 if work.once[to] else k
-                heapq.heappush(events, (arrived_s, num_started + num_sent, reader_k, to, True))
+                reader_k = runs_at(work, to, m, k)
+                heapq.heappush(events, (arrived_s, num_started + num_sent, reader_k, t, True))
             while admitted < m and q.unfinished[admitted - in_flight] == 0:
                 admitted += 1
                 q.changed[:] = True
+        elif i >= 0:
+            q.summed[i] = q.changed[:] = True
+        if less >= 0:
+            q.awaited[less] -= 1
+            if q.awaited[less] == 0 and work.sum_s[less] == 0:
+                q.summed[less] = q.changed[:] = True
+            elif q.awaited[less] == 0:
+                summed_s = now_s + work.sum_s[less]
+                heapq.heappush(events, (summed_s, num_started + num_sent, -1, less, False))
         if len(events) and events[0][0] <= now_s:
             continue
-        for p in range(len(work.first)):
+        for p in range(len(work.team)):
             if q.busy[p] or not q.changed[p]:
                 continue
             q.changed[p] = False
@@ -223,8 +275,9 @@ def dispatch(
                 i = q.head[p, k]
                 q.waiting[p] += 0 if q.begun[p, k] else 1
                 q.begun[p, k] = q.busy[p] = True
-                times.start_s[k, i], times.end_s[k, i] = now_s, now_s + work.seconds[i]
-                started[num_started] = k * s + i
+                end_s = now_s + work.seconds[i]
+                times.start_s[k, i % s], times.end_s[k, i % s] = now_s, end_s
+                started[num_started] = k * s + i % s
                 num_started += 1
-                heapq.heappush(events, (times.end_s[k, i], num_started + num_sent, k, i, False))
+                heapq.heappush(events, (end_s, num_started + num_sent, k, i, False))
     return started[:num_started], sent[:num_sent]

@@ -13,11 +13,11 @@ from hardware.errors import InfeasibleError
 from hardware.units import format_seconds
 from scheduler.arrays import Floats
 from scheduler.bounds import usd_per_1k
-from scheduler.dispatch import most_waiting
+from scheduler.dispatch import in_pipeline
 from scheduler.memory import check_memory, memory_needs, surely_fits
 from scheduler.plan import Plan, Stage, cut_runs, cut_stages
 from scheduler.problem import Placement, Problem
-from scheduler.replicas import copies, cycle
+from scheduler.replicas import copies, with_replicas
 from scheduler.stage_work import stage_work
 from scheduler.timeline import loads, stage_makespan
 
@@ -40,7 +40,7 @@ def finish_plan(
     _check_times(problem, placement)
     stages = cut_stages(problem.graph, placement)
     if replicas:
-        stages = tuple(replace(s, replicas=replicas.get(s.device, ())) for s in stages)
+        stages = with_replicas(stages, replicas)
     _check_links(problem, stages)
     several = len({stage.device for stage in stages}) > 1
     if problem.objective == "latency" and several and not problem.trains_in_parts:
@@ -48,7 +48,7 @@ def finish_plan(
     in_flight = in_flight_of(problem, stages)
     memory = memory_needs(problem, placement, stages, in_flight)
     check_memory(memory)
-    check_latency(problem, stages)
+    _check_latency(problem, stages)
     value = plan_value(problem, stages, in_flight)
     return Plan(
         model=problem.graph.name,
@@ -67,8 +67,8 @@ def finish_plan(
 
 
 def with_bound(plan: Plan, bound: float) -> Plan:
-    """The plan with a better lower bound, where this is one."""
-    bound = min(max(bound, plan.lower_bound), plan.value)
+    """The plan with a lower bound, and the gap to it."""
+    bound = min(bound, plan.value)
     gap = (plan.value - bound) / plan.value if plan.value > 0 else 0.0
     return replace(plan, lower_bound=bound, gap=gap)
 
@@ -92,16 +92,13 @@ def in_flight_of(problem: Problem, stages: tuple[Stage, ...]) -> int:
     the sum of all loads, and one leaves in the time of the largest.
     """
     if problem.trains_in_parts:
-        return int(most_waiting(problem, stage_work(problem, stages)).max())
+        return in_pipeline(problem, stage_work(problem, stages))
     num_devices = sum(len(stage.devices) for stage in stages)
     if num_devices == 1 or problem.graph.is_sequential:
         return 1
     load_s = loads(problem, stages).values()
-    enough = 2 * ceil(sum(load_s) / max(load_s)) + 2 if 0 < max(load_s) < np.inf else 1
+    enough = 2 * ceil(sum(load_s) / max(load_s)) + 2 if max(load_s) > 0 else 1
     most = min(num_devices + 1, enough)
-    turn = cycle(stages)
-    if turn > 1:
-        most = turn * (ceil(most / turn) + 1)
     return min(most, problem.num_micro_batches) if problem.objective == "latency" else most
 
 
@@ -118,7 +115,7 @@ def excess_bytes(problem: Problem, placement: Placement) -> Floats:
     return excess
 
 
-def check_latency(problem: Problem, stages: tuple[Stage, ...]) -> None:
+def _check_latency(problem: Problem, stages: tuple[Stage, ...]) -> None:
     """Refuse what is slower than the bound that the objective `cost` has on latency."""
     bound_s, m = problem.latency_bound_s, problem.num_micro_batches
     if problem.objective != "cost" or bound_s is None:

@@ -85,8 +85,7 @@ class _Stages:
         if (p, q) not in self.carried:
             arrays = self.arrays
             if arrays.medium[p, q] < 0:
-                crosses = crossing(arrays, np.ones(arrays.num_tensors)) > 0
-                carried = np.where(crosses, np.inf, 0.0)
+                carried = np.full(arrays.num_ops + 1, np.inf)
             elif arrays.serialised:
                 carried = np.zeros(arrays.num_ops + 1)
             else:

@@ -3,15 +3,18 @@
 from collections import defaultdict
 from dataclasses import replace
 from itertools import accumulate
+from math import ceil
 
 import numpy as np
 
 from hardware.errors import InfeasibleError
 from hardware.units import format_bytes
+from scheduler.all_reduce import gradients
 from scheduler.dispatch import most_waiting
 from scheduler.graph import Graph
 from scheduler.plan import MemoryNeed, Stage
 from scheduler.problem import Placement, Problem
+from scheduler.replicas import turns
 from scheduler.stage_work import stage_work
 
 
@@ -33,24 +36,34 @@ def memory_needs(
         on_device[stage.device] += stage.ops
         crossing = (*stage.receives, *stage.sends)
         buffers[stage.device] += sum(transfer.num_bytes for transfer in crossing)
-    waiting = {d: (num_micro_batches - 1) * size for d, size in buffers.items()}
+    team = {stage.device: stage for stage in stages}
+    held = {
+        device: ceil(num_micro_batches * share / len(stage.devices))
+        for stage in team.values()
+        for device, share in turns(stage).items()
+    }
+    first = {device: stage.device for stage in team.values() for device in turns(stage)}
+    waiting = {d: (held[d] - 1) * buffers[first[d]] for d in first}
     if problem.trains_in_parts:
-        waiting = _waiting_bytes(problem, stages, num_micro_batches)
-    needs = {
+        waiting = _waiting_bytes(problem, stages, held)
+    alone = {
         device: MemoryNeed(
             sum(graph.weights(ops).values()),
-            peak_live_bytes(graph, ops) + waiting[device],
-            problem.memory_limit_bytes(device),
+            peak_live_bytes(graph, ops),
+            0.0,
             sum(gradients(graph, ops).values()),
             sum(graph.by_name[name].state_bytes for name in ops),
         )
         for device, ops in on_device.items()
     }
-    for stage in stages:
-        for name in stage.replicas:
-            limit_bytes = problem.memory_limit_bytes(name)
-            needs[name] = replace(needs[stage.device], limit_bytes=limit_bytes)
-    return needs
+    return {
+        device: replace(
+            alone[like],
+            activation_bytes=alone[like].activation_bytes + waiting[device],
+            limit_bytes=problem.memory_limit_bytes(device),
+        )
+        for device, like in first.items()
+    }
 
 
 def surely_fits(problem: Problem, placement: Placement, in_flight: int) -> bool:
@@ -96,16 +109,6 @@ def _worded(need: MemoryNeed) -> str:
     return ", ".join(f"{format_bytes(v)} {k}" for k, v in parts.items() if v or k in always)
 
 
-def gradients(graph: Graph, ops: list[str]) -> dict[str, int]:
-    """Bytes by tensor of the gradients that the optimizers among the operators read."""
-    return {
-        tensor: graph.tensors[tensor].num_bytes
-        for name in ops
-        if graph.by_name[name].phase == "optimizer"
-        for tensor in graph.by_name[name].inputs
-    }
-
-
 def peak_live_bytes(graph: Graph, ops: list[str]) -> float:
     """Peak of the bytes alive while `ops` run in order on one device.
 
@@ -119,26 +122,35 @@ def peak_live_bytes(graph: Graph, ops: list[str]) -> float:
     return max(accumulate(change))
 
 
-def _waiting_bytes(problem: Problem, stages: tuple[Stage, ...], in_flight: int) -> dict[str, float]:
+def _waiting_bytes(
+    problem: Problem, stages: tuple[Stage, ...], held: dict[str, int]
+) -> dict[str, float]:
     """Activations of the micro-batches that wait on each device while another one runs.
 
     Those that wait for their backward pass have what that reads of the forward pass; those that a
-    faster device sent ahead have what was sent.
+    faster device sent ahead have what was sent. `held`: micro-batches in flight on each device.
     """
-    most = most_waiting(problem, stage_work(problem, stages))
-    on_device: dict[str, list[str]] = defaultdict(list)
-    ahead: dict[str, float] = defaultdict(float)
-    graph = problem.graph
+    work = stage_work(problem, stages)
+    most = most_waiting(problem, work)
+    graph, on_device = problem.graph, defaultdict[str, list[str]](list)
+    early, late = defaultdict[str, float](float), defaultdict[str, float](float)
+    team = {stage.device: stage for stage in stages}
     for stage in stages:
         on_device[stage.device] += stage.ops
-        late = graph.by_name[stage.ops[0]].phase != "forward"
-        more = 1 if late else in_flight - int(most[problem.device_index[stage.device]])
-        ahead[stage.device] += more * sum(got.num_bytes for got in stage.receives)
-    return {
-        device: ahead[device]
-        + (int(most[problem.device_index[device]]) - 1) * _saved_bytes(graph, ops)
-        for device, ops in on_device.items()
-    }
+        forward = graph.by_name[stage.ops[0]].phase == "forward"
+        received = early if forward else late
+        received[stage.device] += sum(got.num_bytes for got in stage.receives)
+    waiting = {}
+    for first, ops in on_device.items():
+        saved_bytes = _saved_bytes(graph, ops)
+        for device in turns(team[first]):
+            begun = int(most[problem.device_index[device]])
+            waiting[device] = (
+                late[first]
+                + max(0, held[device] - begun) * early[first]
+                + (begun - 1) * saved_bytes
+            )
+    return waiting
 
 
 def _saved_bytes(graph: Graph, ops: list[str]) -> float:

@@ -37,7 +37,8 @@ class Problem:
         communication: `overlapped`: transfers occupy links (those of one medium together), and
             devices compute meanwhile. `serialised`: a device spends time on what it sends (once
             per tensor) and on what it receives, over its fastest link; CPUs pay nothing.
-        replicate: whether `auto` may put a stage on several devices, micro-batches in turn.
+        replicate: whether `auto` may put a stage on several devices, micro-batches in turn; for
+            throughput and cost.
         latency_bound_s: with objective `cost`, plans slower than this are refused.
         pipeline: order of forward and backward passes where a training step has several
             micro-batches; see `scheduler/dispatch.py`.
@@ -123,6 +124,12 @@ class Problem:
         """Whether a training step has several micro-batches: their gradients add up."""
         return self.graph.mode == "training" and self.num_micro_batches > 1
 
+    @property
+    def may_replicate(self) -> bool:
+        """Whether plans with replicated stages are asked for, and the objective has any."""
+        in_turn = not self.graph.is_sequential or self.trains_in_parts
+        return self.replicate and in_turn and self.objective != "latency"
+
     @cached_property
     def pinned(self) -> dict[str, str]:
         """Device by operator name, for the operators that a pin names; the last pin wins."""
@@ -130,7 +137,7 @@ class Problem:
             op.name: device
             for target, device in self.pins.items()
             for op in self.graph.ops
-            if matches(target, op.name, op.module)
+            if _matches(target, op.name, op.module)
         }
 
     @cached_property
@@ -169,7 +176,9 @@ class Problem:
             others = np.arange(allowed.shape[1]) != self.device_index[device]
             allowed[self.op_index[name], others] = False
         for target, devices in self.forbidden.items():
-            rows = [i for i, op in enumerate(self.graph.ops) if matches(target, op.name, op.module)]
+            rows = [
+                i for i, op in enumerate(self.graph.ops) if _matches(target, op.name, op.module)
+            ]
             allowed[np.ix_(rows, [self.device_index[d] for d in devices])] = False
         for_unit = np.ones((int(self.unit.max(initial=-1)) + 1, allowed.shape[1]), dtype=bool)
         np.logical_and.at(for_unit, self.unit, allowed)
@@ -247,8 +256,7 @@ class Problem:
         return lower(self)
 
 
-def matches(target: str, name: str, module: str) -> bool:
-    """Whether a rule's target is this operator, or a module that it lies in."""
+def _matches(target: str, name: str, module: str) -> bool:
     return target == name or module == target or module.startswith(target + ".")
 
 

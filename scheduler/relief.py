@@ -12,6 +12,7 @@ from scheduler.evaluate import finish_plan
 from scheduler.plan import Plan
 from scheduler.portfolio import solve
 from scheduler.problem import Placement, Problem
+from scheduler.replicas import turns
 
 MORE = 1.1
 """Speed or bandwidth that a what-if has, times what it is."""
@@ -33,7 +34,7 @@ def changes_of(
     problem: Problem, plan: Plan, busy_s: dict[str, float]
 ) -> Iterator[tuple[str, Callable[[], Problem]]]:
     """What makes the problem with more speed or bandwidth of one thing, the busiest first."""
-    teams = {stage.device: stage.devices for stage in plan.stages}
+    teams = {stage.device: tuple(turns(stage)) for stage in plan.stages}
     resources = [*teams, *(name for name in busy_s if name in problem.media)]
     if problem.costs.transfers:
         yield "all transfers 10 % faster", partial(_quicker_transfers, problem)

@@ -1,132 +1,92 @@
-"""The best split of an order into stages, each on one device or replicated on several of a kind.
+"""Stages on one device or on several that take turns: the best of several splits as plans.
 
-A stage on n devices takes 1 / n of its time per micro-batch; every replica holds all its weights.
-
-Source: the dynamic programme of PipeDream (Narayanan et al., SOSP 2019, section 3.1,
-doi:10.1145/3341301.3359646), for unequal devices: the state holds how many devices of each kind
-are used, and the kind and the number of the last stage. Without its all-reduce of gradients:
-training steps, which need the one before, are planned without replicas.
+Every replica holds all weights of its stage. Source: PipeDream (Narayanan et al., SOSP 2019,
+section 3.1, doi:10.1145/3341301.3359646); see `team_splits.py`.
 """
 
-from dataclasses import dataclass
-from itertools import product
-from math import lcm
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from hardware.errors import InfeasibleError
-from scheduler.arrays import Arrays, Floats, Ints, kinds
+from scheduler.all_reduce import gradients
+from scheduler.arrays import Arrays, Ints
 from scheduler.contract import contract
-from scheduler.cuts import Cuts, cuts_of
+from scheduler.evaluate import in_flight_of, plan_value
+from scheduler.memory import memory_needs
+from scheduler.plan import cut_stages
 from scheduler.problem import Placement, Problem
+from scheduler.replicas import with_replicas
+from scheduler.tasks import MEMORY_ROUNDS
+from scheduler.team_splits import Updates, team_splits
+from scheduler.training_pipeline import folded
 
-MOST_STEPS = 3e8
-"""Pairs of cuts times transitions; larger graphs get fewer candidate cuts."""
-FEWEST_CUTS = 30
-"""Candidate cuts below which a split says little."""
-
-Team = tuple[int, int]
-"""Kind and number of the devices of a stage."""
-State = tuple[tuple[int, ...], Team]
-"""Devices used of each kind, and the last stage's team."""
+Replicas = Mapping[str, tuple[str, ...]]
+"""By first device, the devices of the further turns."""
 
 
-@dataclass(frozen=True)
-class Teams:
-    """A split with replicas: (num_ops,) first device of each operator, and its further devices."""
-
-    device: Ints
-    replicas: dict[int, tuple[int, ...]]
-
-
-def replicated(problem: Problem) -> tuple[Placement, dict[str, tuple[str, ...]]]:
+def replicated(problem: Problem) -> tuple[Placement, Replicas]:
     """Place with replicas; returns the placement on first devices, and their replicas.
 
-    Numbers of replicas divide the micro-batches of a batch, so that each batch is shared evenly.
+    Numbers of turns divide the micro-batches of a batch, so that each batch is shared out alike.
+    Where activations do not fit, the devices' limits are lowered by what is missing and all is
+    done again; the last placement is returned even so: the plan's own check words the refusal.
 
     Raises:
         InfeasibleError: no split fits, or the graph's runs wait for each other.
     """
-    if problem.graph.is_sequential:
-        raise InfeasibleError(f"runs of a {problem.graph.mode} graph wait for each other")
-    arrays, m = problem.arrays, problem.num_micro_batches
-    sizes = [n for n in range(1, arrays.num_devices + 1) if m == 1 or m % n == 0]
-    teams = best_teams(contract(arrays, arrays.unit), sizes)
-    names = problem.costs.devices
-    placement = {
-        op.name: names[d]
-        for op, d in zip(problem.graph.ops, teams.device[arrays.unit], strict=True)
-    }
-    replicas = {names[d]: tuple(names[e] for e in more) for d, more in teams.replicas.items()}
-    return placement, replicas
-
-
-def best_teams(arrays: Arrays, sizes: list[int]) -> Teams:
-    """The split of the given order with the least load; `sizes` are the numbers of devices allowed.
-
-    Optimal under the conditions of `contiguous.split_order`, where links have media of their own.
-
-    Raises:
-        InfeasibleError: no split fits the devices' memory.
-    """
-    groups = kinds(arrays)
-    choices = [(g, n) for g, group in enumerate(groups) for n in sizes if n <= len(group)]
-    states = list(product(*(range(len(group) + 1) for group in groups)))
-    transitions = len(states) * len(choices) ** 2
-    most = int((MOST_STEPS / transitions) ** 0.5)
-    if most < min(FEWEST_CUTS, arrays.num_ops + 1):
-        raise InfeasibleError("too many devices to try all numbers of replicas")
-    cuts = cuts_of(arrays, np.arange(arrays.num_ops), groups, most)
-    c = len(cuts.positions)
-    empty: State = ((0,) * len(groups), (-1, 0))
-    value: dict[State, Floats] = {empty: np.where(np.arange(c) == 0, 0.0, np.inf)}
-    by_used: dict[tuple[int, ...], list[State]] = {empty[0]: [empty]}
-    trail: dict[State, tuple[Ints, Ints, list[State]]] = {}
-    for used in sorted(states, key=sum):
-        for last in choices:
-            before = tuple(u - last[1] * (g == last[0]) for g, u in enumerate(used))
-            known = by_used.get(before, [])
-            if min(before) >= 0 and known:
-                state = (used, last)
-                value[state], arg, origin = _extend(cuts, value, known, last)
-                trail[state] = (arg, origin, known)
-        by_used.setdefault(used, []).extend(s for s in value if s[0] == used and s != empty)
-    best = min((s for s in value if s != empty), key=lambda s: (value[s][-1], sum(s[0])))
-    if not np.isfinite(value[best][-1]):
+    m = problem.num_micro_batches
+    if problem.graph.is_sequential and not problem.trains_in_parts:
+        way_out = "; cut the batch: set num_micro_batches" * (problem.graph.mode == "training")
+        raise InfeasibleError(f"runs of a {problem.graph.mode} graph wait for each other{way_out}")
+    arrays, found = problem.arrays, list[tuple[float, float, int, Placement, Replicas]]()
+    for _ in range(MEMORY_ROUNDS):
+        tried = [
+            (*_valued(problem, placement, replicas), number, placement, replicas)
+            for number, (placement, replicas) in enumerate(_splits(problem, arrays, m))
+        ]
+        found = tried or found
+        if not found or min(excess for excess, *_ in found) == 0:
+            break
+        missing = min(excess for excess, *_ in found)
+        arrays = replace(arrays, limit_bytes=arrays.limit_bytes - 1.05 * missing)
+    if not found:
         raise InfeasibleError("no split with replicas fits the devices' memory and pins")
-    device, replicas = np.zeros(arrays.num_ops, dtype=np.int64), dict[int, tuple[int, ...]]()
-    state, j = best, c - 1
-    while state != empty:
-        used, (g, n) = state
-        arg, origin, known = trail[state]
-        team = groups[g][used[g] - n : used[g]]
-        i, state = int(arg[j]), known[int(origin[j])]
-        device[cuts.positions[i] : cuts.positions[j]] = team[0]
-        if i < j and n > 1:
-            replicas[team[0]] = tuple(team[1:])
-        j = i
-    return Teams(device, replicas)
+    return min(found, key=lambda one: one[:3])[3:]
 
 
-def _extend(
-    cuts: Cuts, value: dict[State, Floats], known: list[State], last: Team
-) -> tuple[Floats, Ints, Ints]:
-    """value[j] = min over i and the state before of max(its value[i], link, load from i to j).
+def _valued(problem: Problem, placement: Placement, replicas: Replicas) -> tuple[float, float]:
+    """Bytes that do not fit, and the value of the plan."""
+    stages = with_replicas(cut_stages(problem.graph, placement), replicas)
+    in_flight = in_flight_of(problem, stages)
+    needs = memory_needs(problem, placement, stages, in_flight).values()
+    excess = max(0.0, *(need.num_bytes - need.limit_bytes for need in needs))
+    return excess, plan_value(problem, stages, in_flight)
 
-    Tensors between teams of n and m take turns on lcm(n, m) links. Returns the values, and the i
-    and the place in `known` that give them.
-    """
-    c = len(cuts.positions)
-    best, at = np.full(c, np.inf), np.arange(c)
-    arg, origin = np.zeros(c, dtype=np.int64), np.full(c, -1)
-    kind, size = last
-    for place, state in enumerate(known):
-        arrival = value[state]
-        before, n = state[1]
-        if n:
-            arrival = np.maximum(arrival, cuts.carried[before, kind] / lcm(n, size))
-        total = np.maximum(arrival[:, None], cuts.load[kind] / size)
-        i = total.argmin(axis=0)
-        better = total[i, at] < best
-        best[better], arg[better], origin[better] = total[i, at][better], i[better], place
-    return best, arg, origin
+
+def _splits(problem: Problem, arrays: Arrays, m: int) -> Iterator[tuple[Placement, Replicas]]:
+    """The splits that promise most, of the order as given; in training, by layers."""
+    names = problem.costs.devices
+    trains = problem.trains_in_parts
+    for last in (False, True) if trains else (False,):
+        order = folded(problem, last) if trains else arrays.unit
+        unit = np.unique(order, return_inverse=True)[1].astype(np.int64)
+        for device, turns in team_splits(contract(arrays, unit), _updates(problem, unit), m):
+            placed = device[unit]
+            placement = {o.name: names[d] for o, d in zip(problem.graph.ops, placed, strict=True)}
+            yield placement, {names[d]: tuple(names[e] for e in more) for d, more in turns.items()}
+
+
+def _updates(problem: Problem, unit: Ints) -> Updates | None:
+    """What is done once a batch, by unit; nothing but in training."""
+    if not problem.trains_in_parts:
+        return None
+    graph = problem.graph
+    shape = int(unit.max()) + 1, len(problem.costs.devices)
+    spent = {phase: np.zeros(shape) for phase in ("forward", "backward", "optimizer")}
+    num_bytes = np.zeros(shape[0])
+    for i, op in enumerate(graph.ops):
+        spent[op.phase][unit[i]] += problem.seconds[i]
+        num_bytes[unit[i]] += sum(gradients(graph, [op.name]).values())
+    return Updates(spent["optimizer"], spent["backward"], num_bytes, problem)

@@ -88,7 +88,6 @@ class Timeline:
         stage_order: k * s + i for stage i of micro-batch k.
         transfer_order: k * t + j for transfer j of micro-batch k.
 
-    Where stages have replicas, `work` is that of a whole cycle of micro-batches.
     """
 
     work: StageWork
@@ -105,18 +104,11 @@ def run_stages(
     Raises:
         InfeasibleError: no link joins two devices between which a tensor must pass.
     """
-    at_once = cycle(stages) if num_micro_batches > 1 else 1
     work = stage_work(problem, stages if num_micro_batches > 1 else copies(stages)[0])
-    times = no_times(num_micro_batches // at_once, work)
+    times = no_times(num_micro_batches, work)
     most = most_waiting(problem, work)
     rule = RULES[problem.pipeline] if problem.trains_in_parts else OLDEST_FIRST
-    orders = dispatch(work, rule, most, max(1, in_flight // at_once), times)
-    return Timeline(work, by_micro_batch(times, num_micro_batches), *orders)
-
-
-def by_micro_batch(times: Times, num_micro_batches: int) -> Times:
-    """Times with a row for every micro-batch, from those with a row for every cycle."""
-    return Times(*(part.reshape(num_micro_batches, -1) for part in times))
+    return Timeline(work, times, *dispatch(work, rule, most, in_flight, times))
 
 
 def spans_of(

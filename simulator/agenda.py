@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from scheduler.arrays import Ints
+from scheduler.stage_work import turn_of
 from scheduler.timeline import Timeline
 
 Sharing = Literal["fair", "fifo"]
@@ -19,7 +20,7 @@ class Agenda(NamedTuple):
     Attributes:
         stage_start, stage: device p runs stage[stage_start[p]:stage_start[p + 1]], k * s + i each.
         transfer_start, transfer: carriers likewise, k * t + j each.
-        carrier: (t,) carrier of a transfer.
+        carrier: carrier of a transfer, of those of all turns.
         medium: (c,) medium that a carrier shares with others, -1 where it has one of its own.
         in_flight: micro-batch k enters when k - in_flight has left.
     """
@@ -41,10 +42,11 @@ def agenda_of(timeline: Timeline, in_flight: int, sharing: Sharing) -> Agenda:
     if sharing == "fair":
         medium[carrier] = work.medium
         medium[np.bincount(medium)[medium] < 2] = -1
-    num_transfers = max(1, len(work.link))
+    stages = turn_of(work, timeline.stage_order, len(work.seconds) // work.turns)
+    moved = turn_of(work, timeline.transfer_order, max(1, len(work.link) // work.turns))
     return Agenda(
-        *_by(work.device[timeline.stage_order % len(work.seconds)], timeline.stage_order),
-        *_by(carrier[timeline.transfer_order % num_transfers], timeline.transfer_order),
+        *_by(work.device[stages], timeline.stage_order),
+        *_by(carrier[moved], timeline.transfer_order),
         carrier.astype(np.int64),
         medium,
         in_flight,

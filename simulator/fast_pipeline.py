@@ -1,15 +1,15 @@
 """Replay of stages and transfers, compiled: the same times as `pipeline.py` to the last bit.
 
 A medium, a device and a carrier have one event ahead of them each: the next arrival, the end of a
-stage, the end of a transfer or of its latency. A tournament tree holds them; of events at one time
-the arrivals on shared media go first.
+stage (or of the sum of gradients that it waits for), the end of a transfer or of its latency. A
+tournament tree holds them; of events at one time the arrivals on shared media go first.
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from scheduler.dispatch import Times, expected, no_times
+from scheduler.dispatch import Times, awaited, expected, no_times, runs_at
 from scheduler.stage_work import StageWork
 from simulator.agenda import Agenda
 from simulator.fast_state import compiled, compiled_inline
@@ -22,7 +22,9 @@ class State(NamedTuple):
         event_s: (p,) next event of every resource, infinite where none is ahead.
         winner: (2 p,) the resource that is first in each part of the tree; the root is 1.
         missing: (m, s) transfers that a stage waits for.
-        unfinished: (m,) stages.
+        unfinished: (m,) stages, optimizers left out.
+        awaited: (d,) of a team, what is to come before its gradients are summed.
+        summed_s: (d,) of a team, when they are.
         head: (d + c,) place of each device's and each carrier's next item in the agenda.
         busy: (d + c,) whether it works on that item.
         asked: (m * t,) whether a transfer's tensor is there.
@@ -37,6 +39,8 @@ class State(NamedTuple):
     winner: Any
     missing: Any
     unfinished: Any
+    awaited: Any
+    summed_s: Any
     head: Any
     busy: Any
     asked: Any
@@ -52,11 +56,12 @@ class State(NamedTuple):
 def run_fast(work: StageWork, agenda: Agenda, num_micro_batches: int) -> Times:
     """Times (s) of stages and transfers."""
     times = no_times(num_micro_batches, work)
-    _run(work, agenda, _new_state(work, agenda, num_micro_batches), times)
+    _run(work, agenda, _new_state(work, agenda, times), times)
     return times
 
 
-def _new_state(work: StageWork, agenda: Agenda, m: int) -> State:
+def _new_state(work: StageWork, agenda: Agenda, times: Times) -> State:
+    m = len(times.start_s)
     num_media = int(agenda.medium.max(initial=-1)) + 1
     num_devices, num_carriers = len(agenda.stage_start) - 1, len(agenda.medium)
     sharing = np.bincount(agenda.medium[agenda.medium >= 0], minlength=num_media)
@@ -66,9 +71,11 @@ def _new_state(work: StageWork, agenda: Agenda, m: int) -> State:
         tree[width : 2 * width] = tree[2 * width : 4 * width : 2]
     return State(
         np.full(leaves, np.inf), tree, expected(work, m),
-        np.bincount(agenda.stage // len(work.seconds), minlength=m),
+        np.resize((~work.once).reshape(work.turns, -1).sum(axis=1), m),
+        awaited(work, m), np.full(len(work.sum_s), np.inf),
         np.concatenate([agenda.stage_start[:-1], agenda.transfer_start[:num_carriers]]),
-        np.zeros(num_devices + num_carriers, np.bool_), np.zeros(m * len(work.link), np.bool_),
+        np.zeros(num_devices + num_carriers, np.bool_),
+        np.zeros(times.left_s.size, np.bool_),
         np.zeros(num_media), np.zeros(num_media), np.zeros(num_media, np.int64),
         np.zeros(num_carriers, np.int64), np.concatenate([[0], np.cumsum(sharing)]),
         np.zeros(num_carriers), np.zeros(num_carriers, np.bool_),
@@ -90,7 +97,10 @@ def _run(work, agenda, q, times):
             _look_ahead(q, x, now_s)
         elif x < num_media + num_devices:
             _set(q, x, np.inf)
-            _end_stage(work, agenda, q, times, x - num_media, now_s)
+            if q.busy[x - num_media]:
+                _end_stage(work, agenda, q, times, x - num_media, now_s)
+            else:
+                _start(work, agenda, q, times, x - num_media, now_s)
         else:
             _set(q, x, np.inf)
             c = x - num_media - num_devices
@@ -119,33 +129,52 @@ def _start(work, agenda, q, times, p, now_s):
     """Start the next stage of device p if it is free and nothing is missing."""
     if q.busy[p] or q.head[p] == agenda.stage_start[p + 1]:
         return
-    s = len(work.seconds)
+    s = len(work.seconds) // work.turns
     task = agenda.stage[q.head[p]]
-    k, i = task // s, task % s
-    if q.missing[k, i] or (k >= agenda.in_flight and q.unfinished[k - agenda.in_flight]):
+    k, at = task // s, task % s
+    i = k % work.turns * s + at
+    if q.missing[k, at] or (k >= agenda.in_flight and q.unfinished[k - agenda.in_flight]):
+        return
+    if work.once[i] and now_s < q.summed_s[work.team[p]]:
+        _set(q, len(q.virtual_s) + p, q.summed_s[work.team[p]])
         return
     q.busy[p] = True
-    times.start_s[k, i] = now_s
-    times.end_s[k, i] = now_s + work.seconds[i]
+    times.start_s[k, at] = now_s
+    times.end_s[k, at] = now_s + work.seconds[i]
     _set(q, len(q.virtual_s) + p, now_s + work.seconds[i])
 
 
 @compiled_inline
 def _end_stage(work, agenda, q, times, p, now_s):
-    s, num_devices = len(work.seconds), len(agenda.stage_start) - 1
+    s, num_devices = len(work.seconds) // work.turns, len(agenda.stage_start) - 1
+    num_transfers = len(work.link) // work.turns
     task = agenda.stage[q.head[p]]
-    k, i = task // s, task % s
+    k = task // s
+    i = k % work.turns * s + task % s
     q.busy[p] = False
     q.head[p] += 1
     for t in range(work.send_start[i], work.send_start[i + 1]):
-        q.asked[k * len(work.link) + t] = True
+        q.asked[k * num_transfers + t % num_transfers] = True
         _send(work, agenda, q, times, agenda.carrier[t], now_s)
-    q.unfinished[k] -= 1
-    if q.unfinished[k]:
+    if not work.once[i]:
+        q.unfinished[k] -= 1
+        _await_less(work, agenda, q, times, work.team[p], now_s)
+    if q.unfinished[k] or work.once[i]:
         _start(work, agenda, q, times, p, now_s)
     else:
         for other in range(num_devices):
             _start(work, agenda, q, times, other, now_s)
+
+
+@compiled_inline
+def _await_less(work, agenda, q, times, team, now_s):
+    """After the last that a team awaits, its ring sums; those that wait for it look again."""
+    q.awaited[team] -= 1
+    if q.awaited[team] == 0:
+        q.summed_s[team] = now_s + work.sum_s[team]
+        for p in range(len(agenda.stage_start) - 1):
+            if work.team[p] == team:
+                _start(work, agenda, q, times, p, now_s)
 
 
 @compiled
@@ -159,8 +188,10 @@ def _send(work, agenda, q, times, c, now_s):
     if not q.asked[transfer]:
         return
     q.busy[num_devices + c] = True
-    k, t = transfer // len(work.link), transfer % len(work.link)
-    times.left_s[k, t] = now_s
+    num_transfers = len(work.link) // work.turns
+    k, at = transfer // num_transfers, transfer % num_transfers
+    t = k % work.turns * num_transfers + at
+    times.left_s[k, at] = now_s
     ahead_s = work.move_s[t] if agenda.medium[c] < 0 else work.latency_s[t]
     _set(q, len(q.virtual_s) + num_devices + c, now_s + ahead_s)
 
@@ -170,13 +201,18 @@ def _arrive(work, agenda, q, times, c, now_s):
     """The tensor of carrier c arrives; the stage that waits for it may start."""
     x = len(agenda.stage_start) - 1 + c
     transfer = agenda.transfer[q.head[x]]
-    k, t = transfer // len(work.link), transfer % len(work.link)
-    times.arrived_s[k, t] = now_s
+    num_transfers = len(work.link) // work.turns
+    k, at = transfer // num_transfers, transfer % num_transfers
+    t = k % work.turns * num_transfers + at
+    times.arrived_s[k, at] = now_s
     q.busy[x] = False
     q.head[x] += 1
     _send(work, agenda, q, times, c, now_s)
     i = work.reader[t]
-    q.missing[len(q.unfinished) - 1 if work.once[i] else k, i] -= 1
+    s = len(work.seconds) // work.turns
+    q.missing[runs_at(work, i, len(q.unfinished), k), i % s] -= 1
+    if work.gathered[t]:
+        _await_less(work, agenda, q, times, work.team[work.device[i]], now_s)
     _start(work, agenda, q, times, work.device[i], now_s)
 
 
@@ -188,8 +224,10 @@ def _enter(work, agenda, q, times, c, now_s):
     if q.flows[g] == 0:
         q.virtual_s[g] = now_s
     transfer = agenda.transfer[q.head[x]]
-    k, t = transfer // len(work.link), transfer % len(work.link)
-    end_s = times.left_s[k, t] + work.move_s[t]
+    num_transfers = len(work.link) // work.turns
+    k, at = transfer // num_transfers, transfer % num_transfers
+    t = k % work.turns * num_transfers + at
+    end_s = times.left_s[k, at] + work.move_s[t]
     if end_s <= now_s:
         _arrive(work, agenda, q, times, c, now_s)
     else:

@@ -7,13 +7,14 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scheduler.all_reduce import gradients
 from scheduler.arrays import Floats, Ints, csr
-from scheduler.memory import gradients, has_own_memory, local_root, memory_needs
+from scheduler.memory import has_own_memory, local_root, memory_needs
 from scheduler.plan import MemoryNeed, Plan
 from scheduler.problem import Problem
 from scheduler.report import Held, MemoryUse, Moment
+from scheduler.stage_work import by_turn
 from scheduler.timeline import Timeline
 
 MOST_HELD = 8
@@ -35,24 +36,20 @@ def memory_over_time(problem: Problem, plan: Plan, timeline: Timeline) -> dict[s
     followed = min(m, plan.in_flight + plan.num_micro_batches)
     copies = _copies(problem, plan)
     birth_s, death_s = _lives(timeline, copies, followed)
-    birth_s[_elsewhere(problem, plan, copies.device, followed)] = np.nan
     if followed < m:
         until_s = float(np.nanmin(timeline.times.start_s[followed]))
         birth_s = np.where(birth_s < until_s, birth_s, np.nan)
         death_s = np.where(death_s < until_s, death_s, np.inf)
     needs = memory_needs(problem, plan.placement, plan.stages, plan.in_flight)
-    return {
-        device: _use(need, _Lives.of(copies, problem.device_index[device], birth_s, death_s))
-        for device, need in needs.items()
-    }
-
-
-def _elsewhere(problem: Problem, plan: Plan, device: Ints, followed: int) -> NDArray[np.bool_]:
-    """(followed, copies) whether another replica runs the micro-batch."""
-    turns = np.ones(len(problem.costs.devices), dtype=np.int64)
-    for stage in plan.stages:
-        turns[problem.device_index[stage.device]] = len(stage.devices)
-    return np.asarray(np.arange(followed)[:, None] % turns[device] > 0)
+    team = {device: stage.devices for stage in plan.stages for device in stage.devices}
+    uses = {}
+    for device, need in needs.items():
+        takes_turn = np.array([name == device for name in team[device]])
+        here_s = birth_s.copy()
+        here_s[~takes_turn[np.arange(followed) % len(takes_turn)]] = np.nan
+        first = problem.device_index[team[device][0]]
+        uses[device] = _use(need, _Lives.of(copies, first, here_s, death_s))
+    return uses
 
 
 @dataclass(frozen=True)
@@ -120,13 +117,14 @@ def _copies(problem: Problem, plan: Plan) -> _Copies:
 def _lives(timeline: Timeline, copies: _Copies, followed: int) -> tuple[Floats, Floats]:
     """(followed, copies) seconds of birth and death; NaN in micro-batches that lack the tensor."""
     work, times = timeline.work, timeline.times
-    stage = np.repeat(np.arange(len(work.seconds)), np.diff(work.op_start))
+    stage, begin_s = by_turn(work, work.begin_s, followed)
+    end_s = by_turn(work, work.end_s, followed)[1]
     start_s = times.start_s[:followed][:, stage]
-    born_s = _reduce(np.fmin, start_s + work.begin_s, copies.begins)
+    born_s = _reduce(np.fmin, start_s + begin_s, copies.begins)
     came = copies.brought >= 0
     born_s[:, came] = times.left_s[:followed][:, copies.brought[came]]
     dead_s = np.fmax(
-        _reduce(np.fmax, start_s + work.end_s, copies.ends),
+        _reduce(np.fmax, start_s + end_s, copies.ends),
         _reduce(np.fmax, times.arrived_s[:followed], copies.leaves),
     )
     done_s = np.nanmax(times.end_s[:followed], axis=1, keepdims=True)

@@ -10,7 +10,7 @@ import numpy as np
 import simpy
 
 from scheduler.arrays import Floats
-from scheduler.dispatch import Times, no_times
+from scheduler.dispatch import Times, awaited, no_times
 from scheduler.stage_work import StageWork
 from simulator.agenda import Agenda
 from simulator.fair_medium import FairMedium
@@ -26,45 +26,55 @@ def run_simpy(work: StageWork, agenda: Agenda, num_micro_batches: int) -> Times:
 def run_operators(work: StageWork, agenda: Agenda, num_micro_batches: int) -> tuple[Times, Floats]:
     """Times of stages and transfers, and the end (m, n) of every operator, all in seconds."""
     env = simpy.Environment()
-    m, s, num_transfers = num_micro_batches, len(work.seconds), len(work.link)
-    times = no_times(m, work)
-    op_end_s = np.full((m, len(work.op)), np.nan)
+    m, times = num_micro_batches, no_times(num_micro_batches, work)
+    s, num_transfers = times.start_s.shape[1], times.left_s.shape[1]
+    num_ops = len(work.op) // work.turns
+    op_end_s = np.full((m, num_ops), np.nan)
     asked = [env.event() for _ in range(m * num_transfers)]
     arrived = [env.event() for _ in range(m * num_transfers)]
-    gate = _Gate(env, np.bincount(agenda.stage // s, minlength=m).tolist(), agenda.in_flight)
+    gate = _Gate(env, work, m, agenda.in_flight)
     receives = _receives(work, m)
+    sums = _Sums(env, work, m)
 
     def device(tasks: list[int]) -> Process:
-        for k, i in (divmod(task, s) for task in tasks):
+        for k, at in (divmod(task, s) for task in tasks):
+            i = k % work.turns * s + at
             yield gate.entered[k]
             for transfer in receives(k, i):
                 yield arrived[transfer]
-            times.start_s[k, i] = env.now
+            if work.once[i]:
+                yield sums.done[work.team[work.device[i]]]
+            times.start_s[k, at] = env.now
             done = env.timeout(work.seconds[i])
             mine = range(work.op_start[i], work.op_start[i + 1])
             for o, ended in [(o, env.timeout(work.end_s[o])) for o in mine]:
                 yield ended
-                op_end_s[k, o] = env.now
+                op_end_s[k, o % num_ops] = env.now
             yield done
-            times.end_s[k, i] = env.now
+            times.end_s[k, at] = env.now
             for t in range(work.send_start[i], work.send_start[i + 1]):
-                asked[k * num_transfers + t].succeed()
-            gate.finished(k)
+                asked[k * num_transfers + t % num_transfers].succeed()
+            if not work.once[i]:
+                sums.less(work.team[work.device[i]])
+                gate.finished(k)
 
     def carrier(transfers: list[int], shared: FairMedium | None) -> Process:
         for transfer in transfers:
             yield asked[transfer]
-            k, t = divmod(transfer, num_transfers)
-            times.left_s[k, t] = env.now
+            k, at = divmod(transfer, num_transfers)
+            t = k % work.turns * num_transfers + at
+            times.left_s[k, at] = env.now
             whole = env.timeout(work.move_s[t])
             if shared:
                 yield env.timeout(work.latency_s[t])
-                end_s = times.left_s[k, t] + work.move_s[t]
+                end_s = times.left_s[k, at] + work.move_s[t]
                 yield shared.carry(whole, end_s, work.move_s[t] - work.latency_s[t])
             else:
                 yield whole
-            times.arrived_s[k, t] = env.now
+            times.arrived_s[k, at] = env.now
             arrived[transfer].succeed()
+            if work.gathered[t]:
+                sums.less(work.team[work.device[work.reader[t]]])
 
     for a, b in zip(agenda.stage_start[:-1], agenda.stage_start[1:], strict=True):
         env.process(device(agenda.stage[a:b].tolist()))
@@ -77,7 +87,8 @@ def run_operators(work: StageWork, agenda: Agenda, num_micro_batches: int) -> tu
 
 
 def _receives(work: StageWork, m: int) -> Callable[[int, int], Iterator[int]]:
-    """The transfers (k * t + j) that stage i of micro-batch k waits for."""
+    """The transfers (k * t + j) that stage i, of all turns', waits for in micro-batch k."""
+    num_transfers = len(work.link) // work.turns
     readers: list[list[int]] = [[] for _ in work.seconds]
     for t, i in enumerate(work.reader.tolist()):
         readers[i].append(t)
@@ -86,23 +97,44 @@ def _receives(work: StageWork, m: int) -> Callable[[int, int], Iterator[int]]:
 
     def of(k: int, i: int) -> Iterator[int]:
         for t in readers[i]:
-            for j in range(m) if work.once[i] and not late[t] else (k,):
-                yield j * len(work.link) + t
+            turn, at = divmod(t, num_transfers)
+            for j in range(turn, m, work.turns) if work.once[i] and not late[t] else (k,):
+                yield j * num_transfers + at
 
     return of
+
+
+class _Sums:
+    """The sums of gradients of each team; `done` holds the events."""
+
+    def __init__(self, env: simpy.Environment, work: StageWork, num_micro_batches: int) -> None:
+        self.env, self.sum_s = env, work.sum_s
+        self.awaited = awaited(work, num_micro_batches).tolist()
+        self.done = [env.event() for _ in self.awaited]
+
+    def less(self, team: int) -> None:
+        """Count what a team awaits; after the last of it the ring sums."""
+        self.awaited[team] -= 1
+        if self.awaited[team] == 0:
+            self.env.process(self._sum(team))
+
+    def _sum(self, team: int) -> Process:
+        yield self.env.timeout(self.sum_s[team])
+        self.done[team].succeed()
 
 
 class _Gate:
     """Lets micro-batch k in when k - in_flight has left; `entered` holds the events."""
 
-    def __init__(self, env: simpy.Environment, num_stages: list[int], in_flight: int) -> None:
-        self.left, self.in_flight = num_stages, in_flight
-        self.entered = [env.event() for _ in num_stages]
+    def __init__(self, env: simpy.Environment, work: StageWork, m: int, in_flight: int) -> None:
+        each = (~work.once).reshape(work.turns, -1).sum(axis=1).tolist()
+        self.left, self.in_flight = [each[k % work.turns] for k in range(m)], in_flight
+        self.entered = [env.event() for _ in self.left]
         for event in self.entered[:in_flight]:
             event.succeed()
 
     def finished(self, k: int) -> None:
-        """Count a finished stage of micro-batch k; its last one admits the next in line."""
+        """Count a finished stage, no optimizer; the last of a micro-batch admits the next."""
         self.left[k] -= 1
         if self.left[k] == 0 and k + self.in_flight < len(self.left):
             self.entered[k + self.in_flight].succeed()

@@ -15,11 +15,10 @@ from scheduler.plan import Plan
 from scheduler.problem import Problem
 from scheduler.replicas import copies, cycle
 from scheduler.report import Quantiles, Report
-from scheduler.stage_work import StageWork, stage_work
+from scheduler.stage_work import StageWork, by_turn
 from scheduler.timeline import (
     Span,
     Timeline,
-    by_micro_batch,
     last_end_s,
     run_stages,
     spans_of,
@@ -115,15 +114,13 @@ def replayed(
     Under `fifo` a medium keeps the timeline's order, too; else a link is first come first served.
     """
     planned = run_stages(problem, plan.stages, plan.in_flight, num_micro_batches)
-    turn = cycle(plan.stages) if num_micro_batches > 1 else 1
-    agenda = agenda_of(planned, max(1, plan.in_flight // turn), choice.sharing)
+    agenda = agenda_of(planned, plan.in_flight, choice.sharing)
     engine = choice.engine
     if engine == "auto":
         few = num_micro_batches * (len(plan.stages) + len(plan.placement)) <= FEW
         engine = "simpy" if few else "fast"
-    times = ENGINES[engine](planned.work, agenda, num_micro_batches // turn)
-    work = planned.work if turn == 1 else stage_work(problem, copies(plan.stages)[0])
-    return replace(planned, work=work, times=by_micro_batch(times, num_micro_batches))
+    times = ENGINES[engine](planned.work, agenda, num_micro_batches)
+    return replace(planned, times=times)
 
 
 def simulate(
@@ -144,15 +141,15 @@ def stage_spans(plan: Plan, timeline: Timeline, most: int | None = None) -> list
 
 def op_ends(work: StageWork, times: Times) -> Floats:
     """(m, n) seconds at which every operator, in the order of the plan's stages, ends."""
-    stage = np.repeat(np.arange(len(work.seconds)), np.diff(work.op_start))
-    return np.asarray(times.start_s[:, stage] + work.end_s)
+    stage, end_s = by_turn(work, work.end_s, len(times.start_s))
+    return np.asarray(times.start_s[:, stage] + end_s)
 
 
 def _op_spans(problem: Problem, plan: Plan, timeline: Timeline) -> list[Span]:
     """Operators that take time, and transfers, by start."""
     work, times = timeline.work, timeline.times
-    stage = np.repeat(np.arange(len(work.seconds)), np.diff(work.op_start))
-    start_s = times.start_s[:, stage] + work.begin_s
+    stage, begin_s = by_turn(work, work.begin_s, len(times.start_s))
+    start_s = times.start_s[:, stage] + begin_s
     end_s = op_ends(work, times)
     k, o = np.nonzero(end_s > start_s)
     order = np.argsort(start_s[k, o], kind="stable")
@@ -175,12 +172,15 @@ def _op_spans(problem: Problem, plan: Plan, timeline: Timeline) -> list[Span]:
 
 
 def _busy(plan: Plan, timeline: Timeline) -> Mapping[str, float]:
-    """Seconds of work per micro-batch by device."""
+    """Seconds of work per micro-batch by device: the mean over the turns of replicas."""
     busy = defaultdict[str, float](float)
-    seconds = (~np.isnan(timeline.times.start_s)).mean(axis=0) * timeline.work.seconds
-    for stage, busy_s in zip(plan.stages, seconds.tolist(), strict=True):
-        for device in stage.devices:
-            busy[device] += busy_s / len(stage.devices)
+    ran = ~np.isnan(timeline.times.start_s)
+    alike = copies(plan.stages)
+    seconds = timeline.work.seconds.reshape(timeline.work.turns, -1)
+    for k, copy in enumerate(alike):
+        share = ran[k :: len(alike)].sum(axis=0) / len(ran) * seconds[k % len(seconds)]
+        for stage, busy_s in zip(copy, share.tolist(), strict=True):
+            busy[stage.device] += busy_s
     return dict(busy)
 
 

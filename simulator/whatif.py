@@ -70,7 +70,8 @@ def try_instance(
 ) -> Outcome:
     """Plan, replay and price a model (`graph`: one micro-batch) on one instance.
 
-    Without a region the first one that offers the instance is taken.
+    Stages are replicated where that pays. Without a region the first one that offers the instance
+    is taken.
     """
     try:
         price = prices.find(instance.name, market, region)
@@ -83,6 +84,7 @@ def try_instance(
             usd_per_hour=price.usd_per_hour,
             num_micro_batches=num_micro_batches,
             colocated=sharing_weights(graph) if graph.mode == "training" else (),
+            replicate=True,
         )
         problem, plan = best_plan(problem)
     except (InfeasibleError, ValueError) as refusal:
@@ -131,11 +133,16 @@ def times_of(reports: dict[int, Report]) -> ServiceTimes:
 
 
 def reports_by_batch(
-    graph: Graph, cluster: Cluster, max_batch: int, measured: CostTable | None = None
+    graph: Graph,
+    cluster: Cluster,
+    max_batch: int,
+    measured: CostTable | None = None,
+    replicate: bool = True,
 ) -> dict[int, Report]:
     """Replay a replica of a cluster with batches of 1, 2, 4, ... max_batch.
 
-    Each size is planned for throughput. `measured` are measured times of `graph`; other sizes
+    Each size is planned for throughput, with stages replicated where that pays and `replicate`
+    allows it. `measured` are measured times of `graph`; other sizes
     follow from them in proportion to the cost model's.
 
     Raises:
@@ -150,6 +157,6 @@ def reports_by_batch(
         costs = cost_table(varied, cluster)
         if measured is not None:
             costs = rescale(measured, base, costs)
-        problem = Problem(varied, cluster, costs)
+        problem = Problem(varied, cluster, costs, replicate=replicate)
         reports[size] = replay(problem, solve(problem).best)
     return reports

@@ -12,9 +12,9 @@ from scheduler.bounds import lower_bound
 from scheduler.check import check_plan
 from scheduler.evaluate import finish_plan
 from scheduler.portfolio import solve
-from scheduler.replicas import copies, cycle
+from scheduler.replicas import copies, cycle, turns
 from scheduler.replicated import replicated
-from simulator.replay import replay, simulate
+from simulator.replay import ReplayChoice, replay, simulate
 
 
 def planned(problem):
@@ -82,8 +82,6 @@ def brute_force(times, sizes, num_devices):
     ("times", "sizes"), [([3.0, 1.0], [0, 0]), ([6.0, 4.0, 2.0], [2, 1, 0]), ([5.0], [0])]
 )
 def test_replay_keeps_the_period_that_is_planned(times, sizes, engine):
-    from simulator.replay import ReplayChoice
-
     problem = chain(times, sizes)
     plan = planned(problem)
     assert cycle(plan.stages) > 1
@@ -124,10 +122,46 @@ def test_every_replica_holds_its_weights():
     assert all(plan.memory[d].param_bytes == 800_000_000 for d in plan.stages[0].devices)
 
 
-def test_training_steps_have_no_replicas():
+def test_a_faster_replica_takes_more_turns():
+    seconds = np.array([[6.0, 3.0]])
+    problem = make_problem(make_chain(1), seconds, make_cluster("ab"))
+    plan = planned(problem)
+    assert plan.value == pytest.approx(2.0)
+    assert turns(plan.stages[0]) == {"a": 1, "b": 2}
+    assert set(plan.memory) == {"a", "b"}
+    reports = [replay(problem, plan, ReplayChoice(engine=engine)) for engine in ("simpy", "fast")]
+    for report in reports:
+        assert 1 / report.throughput_per_s == pytest.approx(2.0)
+        assert report.utilization["a"] == pytest.approx(1.0)
+        assert report.latency_s.mean == pytest.approx(3.0)
+    assert check_plan(problem, plan, simulate(problem, plan, 9)) == []
+
+
+def test_replicas_within_a_latency_bound():
+    asked = {"objective": "cost", "usd_per_hour": 3600.0, "replicate": True}
+    problem = chain([3.0, 1.0], [0, 0], **asked, latency_bound_s=4.0)
+    assert solve(problem).best.algorithm == "replicated"
+    with pytest.raises(InfeasibleError, match="latency_bound_s"):
+        solve(replace(problem, latency_bound_s=3.9))
+
+
+def test_replicas_are_refused_where_no_batch_gets_faster():
+    with pytest.raises(ValueError, match="one batch gets no faster; the objective is latency"):
+        solve(chain([1.0], [0], objective="latency"), "replicated")
     problem = chain([1.0], [0])
-    with pytest.raises(InfeasibleError, match="runs of a training graph wait for each other"):
-        replicated(replace(problem, graph=replace(problem.graph, mode="training")))
+    for mode, words in (("decode", "wait for each other"), ("training", "set num_micro_batches")):
+        with pytest.raises(InfeasibleError, match=words):
+            replicated(replace(problem, graph=replace(problem.graph, mode=mode)))
+
+
+def test_replicas_hold_activations_in_the_replay():
+    problem = chain([3.0, 1.0], [0, 40])
+    plan = planned(problem)
+    report = replay(problem, plan)
+    team = next(stage for stage in plan.stages if stage.replicas)
+    peaks = {report.memory[device].peak.num_bytes for device in team.devices}
+    assert len(peaks) == 1
+    assert peaks.pop() > 0
 
 
 def test_check_plan_names_what_is_wrong_with_replicas():

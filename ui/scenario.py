@@ -9,7 +9,7 @@ from hardware.documents import STRICT, parse, read_raw, to_plain
 from hardware.prices import Market
 from scheduler.grouping import Grain
 from scheduler.precision import Precision, Pruning
-from scheduler.problem import Communication, Objective, Pipeline
+from scheduler.problem import Objective, Pipeline
 from simulator.arrivals import Traffic, positive
 from simulator.replay import ReplayChoice
 from simulator.serving import Serving
@@ -155,24 +155,19 @@ class PrefillPart:
 
 @dataclass(frozen=True)
 class Constraints:
-    """What a plan must keep: places of operators, memory, latency.
+    """Pins (operator or module: device), the share of memory that stays free, a latency to keep.
 
     Attributes:
-        pin: operator or module to the device that it must run on.
-        forbid: operator or module to devices that it must not run on.
-        colocate: groups of operators that must share a device.
-        memory_headroom: share of memory that stays free.
         latency_bound_s: with objective `cost`, seconds that a batch may take.
-        replicate: whether a stage may sit on several devices, which take micro-batches in turn.
+        replicate: whether `algorithm: auto` may put a stage on several devices, which take
+            micro-batches in turn; by default it does where that pays, `true` insists that it can.
     """
 
     __pydantic_config__ = STRICT
     pin: dict[str, str] = field(default_factory=dict)
-    forbid: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    colocate: tuple[tuple[str, ...], ...] = ()
     memory_headroom: float = 0.1
     latency_bound_s: float | None = None
-    replicate: bool = False
+    replicate: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -221,8 +216,6 @@ class Scenario:
         num_micro_batches: parts that a batch is cut into; 'auto' chooses.
         pipeline: order of forward and backward passes in a training step of several
             micro-batches: `1f1b`, or `gpipe` (all forward passes first).
-        communication: whether transfers are `overlapped` with compute, or `serialised` with it at
-            both ends.
         replay: how links that share a medium share it, and the engine.
         fleet: further replicas on other hardware, beside `serving.replicas` on `hardware`.
         prefill: of generations, other servers for the prompts.
@@ -236,7 +229,6 @@ class Scenario:
     algorithm: str = "auto"
     num_micro_batches: int | Literal["auto"] = "auto"
     pipeline: Pipeline = "1f1b"
-    communication: Communication = "overlapped"
     replay: ReplayChoice = field(default_factory=ReplayChoice)
     constraints: Constraints = field(default_factory=Constraints)
     traffic: Traffic | None = None
@@ -247,9 +239,32 @@ class Scenario:
     name: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse servers for prompts where there are none."""
+        """Refuse servers for prompts where there are none, and replicas where there can be none."""
         if self.prefill and self.model.mode != "generation":
             raise ValueError(f"prefill needs model.mode generation, got {self.model.mode}")
+        if self.constraints.replicate is False and self.algorithm == "replicated":
+            raise ValueError("algorithm replicated: constraints.replicate is false; leave it out")
+        if self.constraints.replicate and (reason := self._why_no_replicas):
+            raise ValueError(f"constraints.replicate: true, but {reason}, or leave replicate out")
+
+    @property
+    def _why_no_replicas(self) -> str:
+        """Why no stage can be replicated, with a way out; empty where it can."""
+        if self.objective == "latency":
+            return (
+                "replicas take batches in turn, and one batch alone gets no faster "
+                "(objective latency); set objective: throughput"
+            )
+        if self.model.mode == "generation":
+            return "in mode generation each step needs the one before; set mode: inference"
+        cut = self.num_micro_batches
+        if self.model.mode == "training" and (cut == 1 or self.model.batch == 1):
+            return (
+                f"a training step of one micro-batch (model.batch {self.model.batch}, "
+                f"num_micro_batches {cut}) has none to share; set a batch and num_micro_batches "
+                "of 2 or more"
+            )
+        return ""
 
 
 def read_scenario(path: Path) -> Scenario:

@@ -70,7 +70,9 @@ def one_server(scenario: Scenario, prepared: Prepared | None) -> Replica:
             "leave traffic out"
         )
     largest = scenario.serving.batch.max or scenario.model.batch
-    reports = reports_by_batch(problem.graph, problem.cluster, 2 * largest, problem.costs)
+    reports = reports_by_batch(
+        problem.graph, problem.cluster, 2 * largest, problem.costs, problem.replicate
+    )
     full = next(report for size, report in reports.items() if size >= largest)
     power = machine_power(problem.cluster.devices, full.utilization)
     tariff = tariff_of(scenario, power)
