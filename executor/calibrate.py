@@ -1,18 +1,25 @@
 """From measurements of this machine to calibrated device profiles, and a cluster of them."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import permutations
 from pathlib import Path
+from typing import TypeVar
 
+import psutil
 import torch
 
 from executor import cache
 from executor.devices import LocalDevice, local_devices, machine_name
 from executor.measure import LINK_SIZES_BYTES, DeviceFigures, measure_device, measure_link
 from executor.op_models import OpModels, measure_op_models
+from executor.timing import BUSY_SHARE, calmly
 from executor.workers import Tell, Workers
 from hardware.cluster import Cluster, Link
 from hardware.profile import DeviceProfile, Provenance
+
+T = TypeVar("T")
 
 CACHE_NAME = "profile"
 LAST_LEVEL_CACHE = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
@@ -32,24 +39,31 @@ def calibrate(workers: Workers, tell: Tell, fresh: bool = False) -> Cluster:
     """Measure every device and every pair of devices, and keep the result in the cache.
 
     A device whose operator classes were calibrated before keeps that profile unless `fresh`; of
-    others only peaks, bandwidth and overhead are measured. One at a time: a machine under load
-    gives slower figures.
+    others only peaks, bandwidth and overhead are measured. One at a time, and again where others
+    keep the machine busy; what could not be measured calmly says so, and has a wider interval.
     """
     devices = local_devices()
     pairs = list(permutations([device.name for device in devices], 2))
     steps = len(devices) + len(pairs)
     provenance = Provenance("calibrated", origin(), cache.now())
     profiles: dict[str, DeviceProfile] = {}
+
+    def calm(measure: Callable[[], T]) -> tuple[T, Provenance]:
+        found, busy_share = calmly(measure)
+        return found, replace(provenance, busy_share=busy_share)
+
     for step, device in enumerate(devices):
         known = None if fresh else known_profile(device)
         if known is None:
-            known = to_profile(device, workers.call(device.name, measure_device), provenance)
+            figures, source = calm(partial(workers.call, device.name, measure_device))
+            known = to_profile(device, figures, source)
         tell((step + 1) / steps)
         profiles[device.name] = replace(known, memory_bytes=device.memory_bytes)
     links = []
     for step, (src, dst) in enumerate(pairs):
         args = dict.fromkeys((src, dst), (src, dst, workers.folder))
-        links.append(to_link(src, dst, workers.call_all(measure_link, args)[src], provenance))
+        both, source = calm(partial(workers.call_all, measure_link, args))
+        links.append(to_link(src, dst, both[src], source))
         tell((len(devices) + step + 1) / steps)
     cluster = Cluster("local", profiles, tuple(links))
     cache.store(CACHE_NAME, cluster)
@@ -63,6 +77,9 @@ def calibrate_classes(device: LocalDevice, tell: Tell) -> tuple[DeviceProfile, O
         provenance = Provenance("calibrated", origin(), cache.now())
         profile = to_profile(device, figures, provenance)
         found: OpModels = workers.call(device.name, measure_op_models, profile, 0, tell=tell)
+    share = found.others_cores / (psutil.cpu_count() or 1)
+    if share > BUSY_SHARE:
+        profile = replace(profile, provenance=replace(provenance, busy_share=min(share, 0.99)))
     return replace(profile, op_times=dict(found.models)), found
 
 

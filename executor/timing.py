@@ -3,9 +3,10 @@
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import psutil
 import torch
@@ -123,20 +124,51 @@ def _cuda_sample(calls: Sequence[Call], turn: int) -> float:
     return float(start.elapsed_time(end)) * 1e-3 / CUDA_REPEATS
 
 
+BUSY_SHARE = 0.1
+"""Of a machine: others that take more make measured times doubtful."""
+PAUSES_S = (0.0, 2.0)
+"""Before each attempt to measure on a calm machine."""
+
+T = TypeVar("T")
+
+
+def calmly(measure: Callable[[], T], pauses_s: Sequence[float] = PAUSES_S) -> tuple[T, float]:
+    """What is measured while others leave the machine alone, and the share that they took.
+
+    Attempts follow until one is calm; where none is, the calmest counts. The share is 0 where it
+    is too small to matter.
+    """
+    found: list[tuple[float, int, T]] = []
+    for attempt, pause_s in enumerate(pauses_s):
+        time.sleep(pause_s)
+        load = Load()
+        figures = measure()
+        found.append((load.share(), attempt, figures))
+        if found[-1][0] <= BUSY_SHARE:
+            break
+    share, _, figures = min(found, key=lambda one: one[:2])
+    return figures, share if share > BUSY_SHARE else 0.0
+
+
 class Load:
-    """How busy other processes keep the machine from now on, in cores."""
+    """How busy other processes keep the machine from now on."""
 
     def __init__(self) -> None:
         self._start = self._figures()
 
     def others(self) -> float:
         """Cores that others kept busy, or that the host took away, since the start."""
-        wall, busy, own = (
+        return self.share() * (psutil.cpu_count() or 1)
+
+    def share(self) -> float:
+        """The share of the machine's cores that others took, below 1."""
+        all_s, busy_s, own_s = (
             now - then for now, then in zip(self._figures(), self._start, strict=True)
         )
-        return max(0.0, (busy - own) / wall) if wall > 0 else 0.0
+        return min(0.99, max(0.0, (busy_s - own_s) / all_s)) if all_s > 0 else 0.0
 
     def _figures(self) -> tuple[float, float, float]:
+        """Seconds of all cores, of those the busy ones, and this process's with its children's."""
         cpu = psutil.cpu_times()
         idle = cpu.idle + getattr(cpu, "iowait", 0.0)
         me = psutil.Process()

@@ -22,14 +22,35 @@ ERROR_BAND: dict[Level, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a figure comes from: its level, when it was taken and on what."""
+    """Where a figure comes from: its level, when it was taken and on what.
+
+    Attributes:
+        busy_share: of the machine that other processes kept busy while it was measured, 0 to 1.
+    """
 
     __pydantic_config__ = STRICT
 
     level: Level
     source: str
     date: str = ""
+    busy_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse a share that is none."""
+        if not 0 <= self.busy_share < 1:
+            raise ValueError(f"busy_share must be from 0 and below 1, got {self.busy_share}")
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """Factors on a predicted time that 90 % of true times lie between.
+
+        A time measured on a busy machine may have been spent waiting, by the share of the others.
+        """
+        low, high = ERROR_BAND[self.level]
+        return low * (1 - self.busy_share), high
 
     def __str__(self) -> str:
         """Word it for a person: 'calibrated 2026-11-23 on ...'."""
-        return " ".join(part for part in (self.level, self.date, f"({self.source})") if part)
+        busy = f"while others kept {self.busy_share:.0%} of the machine busy"
+        parts = (self.level, self.date, f"({self.source})", busy if self.busy_share else "")
+        return " ".join(part for part in parts if part)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hardware.cluster import Cluster
 from hardware.efficiency import LinearModel
 from hardware.profile import DeviceProfile
-from hardware.provenance import ERROR_BAND, Level, Provenance
+from hardware.provenance import Level, Provenance
 from scheduler.features import (
     COMPUTE_KINDS,
     OpColumns,
@@ -77,7 +77,7 @@ class CostTable:
         for tensor, seconds in (*self.transfers.items(), *self.ends.items()):
             if not (seconds >= 0).all():
                 raise ValueError(f"tensor '{tensor}': transfer times must be numbers from 0")
-        bands = np.array([ERROR_BAND[self.provenance[d].level] for d in self.devices])
+        bands = np.array([self.provenance[d].band for d in self.devices])
         if self.low_s is None:
             object.__setattr__(self, "low_s", self.seconds * bands[:, 0])
         if self.high_s is None:
@@ -174,7 +174,7 @@ def class_seconds(ops: OpColumns, profile: DeviceProfile) -> tuple[Array, Array,
         never = np.full(len(ops.ops), np.inf)
         return never, never, never, level
     seconds = roofline_seconds(ops, profile)
-    low, high = (seconds * factor for factor in ERROR_BAND[level])
+    low, high = (seconds * factor for factor in profile.provenance.band)
     kernels = kernel_times(ops, profile)
     if kernels is not None:
         timed, spread, kernel = kernels

@@ -1,25 +1,31 @@
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from conftest import make_graph
 
 from executor import cache, calibrate, op_models
+from executor import timing as executor_timing
 from executor.alone import Subject, distinct_recipes, measure_beside
 from executor.devices import LocalDevice
 from executor.loaded import load_model
+from executor.measure import DeviceFigures
 from executor.op_cases import CLASSES
 from executor.op_models import Judged, interval_factor, measure_op_models, widened
 from executor.recipes import Arena, Recipe, calls, dense, describe
-from executor.timing import Sample, Timing, calmest, time_in_turn, timing, undisturbed
+from executor.timing import Load, Sample, Timing, calmest, time_in_turn, timing, undisturbed
 from executor.whole import save_whole
 from executor.worker import Context
 from executor.workers import Workers
 from hardware.catalog import read_profiles
+from hardware.cluster import Cluster
 from hardware.profile import DeviceProfile, Provenance
-from scheduler.costs import roofline_seconds
+from scheduler.costs import cost_table, roofline_seconds
 from scheduler.features import OpColumns, feature_matrix
 from ui.calibration import check_origin, judgement, left_out, profile_text
+from ui.prepare import busiest
 
 SOURCE = Provenance("calibrated", "this machine")
 PROFILE = DeviceProfile(
@@ -194,3 +200,75 @@ def test_cuda_operators_are_timed_by_events():
     recipe = Recipe("aten.linear.default", (dense(512, 512), dense(512, 512, weight=True)))
     (found,) = time_in_turn(make_context(gpu), [calls(recipe, Arena(2**24, "cuda:0"))], 0.1)
     assert 1e-6 < found.seconds < 0.01
+
+
+class Shares:
+    """A machine of which others take these shares, one after another."""
+
+    def __init__(self, monkeypatch, *shares):
+        self.left = list(shares)
+        monkeypatch.setattr(executor_timing, "Load", lambda: self)
+
+    def share(self):
+        return self.left.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [((0.02,), (1, 0.0)), ((0.6, 0.05), (2, 0.0)), ((0.6, 0.4, 0.5), (2, 0.4))],
+)
+def test_a_busy_machine_is_measured_again_and_the_calmest_attempt_counts(
+    monkeypatch, shares, expected
+):
+    Shares(monkeypatch, *shares)
+    attempts = iter((1, 2, 3))
+    assert executor_timing.calmly(lambda: next(attempts), [0.0] * len(shares)) == expected
+
+
+def test_load_is_what_others_took_of_all_cores(monkeypatch):
+    figures = iter([(100.0, 40.0, 10.0), (108.0, 46.0, 11.0), (108.0, 46.0, 11.0)])
+    monkeypatch.setattr(Load, "_figures", lambda self: next(figures))
+    monkeypatch.setattr(executor_timing.psutil, "cpu_count", lambda: 4)
+    load = Load()
+    assert load.share() == pytest.approx(5 / 8)
+    assert load.others() == pytest.approx(2.5)
+
+
+def test_a_profile_of_a_busy_machine_says_so_and_may_be_too_slow():
+    busy = replace(SOURCE, busy_share=0.6)
+    assert str(busy).endswith("while others kept 60% of the machine busy")
+    low, high = SOURCE.band
+    assert busy.band == (pytest.approx(0.4 * low), high)
+    graph = make_graph({"one": []}, kind="elementwise", bytes_read=8e6)
+    table = cost_table(graph, Cluster("one", {"cpu0": PROFILE}))
+    doubtful = Cluster("one", {"cpu0": replace(PROFILE, provenance=busy)})
+    wide = cost_table(graph, doubtful)
+    assert wide.low_s[0, 0] == pytest.approx(0.4 * table.low_s[0, 0])
+    assert wide.seconds[0, 0] == table.seconds[0, 0]
+    assert busiest(doubtful) == 0.6
+    with pytest.raises(ValueError, match="busy_share must be from 0 and below 1, got 1"):
+        replace(SOURCE, busy_share=1.0)
+
+
+def test_devices_measured_beside_others_are_marked_and_links_too(monkeypatch):
+    kept = {}
+    monkeypatch.setattr(calibrate.cache, "store", lambda name, value: kept.update({name: value}))
+    monkeypatch.setattr(calibrate, "local_devices", lambda: [DEVICE, replace(DEVICE, name="cpu1")])
+    monkeypatch.setattr(calibrate, "known_profile", lambda device: None)
+    monkeypatch.setattr(calibrate, "calmly", lambda measure: (measure(), 0.5))
+    rates = dict.fromkeys(("copy", "elementwise"), 10000000000.0)
+    figures = DeviceFigures({("matmul", "float32"): 1e11}, rates, 1e-6)
+
+    class Fake:
+        folder = None
+
+        def call(self, name, function):
+            return figures
+
+        def call_all(self, function, args):
+            return {key: [1e-05, 0.0001, 0.001] for key in args}
+
+    cluster = calibrate.calibrate(Fake(), lambda share: None)
+    assert {p.provenance.busy_share for p in cluster.devices.values()} == {0.5}
+    assert {link.provenance.busy_share for link in cluster.links} == {0.5}
+    assert kept[calibrate.CACHE_NAME] == cluster

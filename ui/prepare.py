@@ -154,11 +154,23 @@ def local_cluster(workers: Workers, steps: Steps, recalibrate: bool = False) -> 
     cluster = None if recalibrate else cached_cluster()
     if cluster is None:
         with steps("Measuring this machine's devices and links") as tell:
-            return calibrate(workers, tell, recalibrate)
-    age_s = profile_age_s(cluster)
-    age = "on an unknown date" if age_s is None else f"{format_seconds(age_s)} ago"
-    with steps(f"This machine's profile was measured {age}"):
-        return cluster
+            cluster = calibrate(workers, tell, recalibrate)
+    else:
+        age_s = profile_age_s(cluster)
+        age = "on an unknown date" if age_s is None else f"{format_seconds(age_s)} ago"
+        with steps(f"This machine's profile was measured {age}"):
+            pass
+    if busy := busiest(cluster):
+        with steps(f"Others kept {busy:.0%} of the machine busy then: --recalibrate on a calm one"):
+            pass
+    return cluster
+
+
+def busiest(cluster: Cluster) -> float:
+    """The largest share of the machine that others took while a device or link was measured."""
+    sources = [profile.provenance for profile in cluster.devices.values()]
+    sources += [link.provenance for link in cluster.links]
+    return max((source.busy_share for source in sources), default=0.0)
 
 
 def prepare(
