@@ -48,6 +48,7 @@ bench-scheduler: $(BENCH_READY)
 	$(BIN)/python -m benchmarks.scheduler_latency --data $(DATA)/placement
 	$(BIN)/python -m benchmarks.scheduler_mixes
 	$(BIN)/python -m benchmarks.scheduler_scale
+	$(BIN)/python -m benchmarks.training_micro_batches
 
 bench-simulator: $(BENCH_READY)
 	$(BIN)/python -m benchmarks.simulator_replay

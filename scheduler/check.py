@@ -3,10 +3,13 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from math import isclose
 
 import numpy as np
 
+from hardware.errors import InfeasibleError
 from hardware.units import format_bytes
+from scheduler.evaluate import check_latency, plan_value
 from scheduler.memory import memory_needs
 from scheduler.plan import Plan, Transfer
 from scheduler.problem import Problem
@@ -22,17 +25,24 @@ def check_plan(problem: Problem, plan: Plan, spans: Sequence[Span] = ()) -> list
 
     Placement: every operator once, on a device that may run it (pins, forbidden devices), groups
     together, links where tensors cross, memory. Stages: every operator once and on its device,
-    after what it reads; every crossing tensor sent and received once. Spans, where given: one
-    thing at a time on a device or link, transfers and operators after what they wait for.
+    after what it reads; every crossing tensor sent and received once. What the plan says that it
+    is worth, and its bound. Spans, where given: one thing at a time on a device or link, transfers
+    and operators after what they wait for.
     """
-    broken = _check_placement(problem, plan) or _check_replicas(problem, plan)
+    broken = check_stages(problem, plan)
     if broken:
         return broken
     return [
-        *_check_stages(problem, plan),
         *_check_memory(problem, plan),
+        *_check_value(problem, plan),
         *_check_spans(plan, spans),
     ]
+
+
+def check_stages(problem: Problem, plan: Plan) -> list[str]:
+    """List the rules of placement, stages and replicas that a plan breaks, whatever it is worth."""
+    broken = _check_placement(problem, plan) or _check_replicas(problem, plan)
+    return broken or _check_order(problem, plan)
 
 
 def _check_placement(problem: Problem, plan: Plan) -> list[str]:
@@ -107,7 +117,7 @@ def crossing(problem: Problem, plan: Plan) -> set[tuple[str, str, str]]:
     }
 
 
-def _check_stages(problem: Problem, plan: Plan) -> list[str]:
+def _check_order(problem: Problem, plan: Plan) -> list[str]:
     graph, broken = problem.graph, []
     must_cross = crossing(problem, plan)
     broken += [
@@ -156,6 +166,24 @@ def _check_memory(problem: Problem, plan: Plan) -> list[str]:
         for device, need in needs.items()
         if need.num_bytes > need.limit_bytes * (1 + SLACK)
     ]
+
+
+def _check_value(problem: Problem, plan: Plan) -> list[str]:
+    """Value, bound and latency, computed anew from stages and times."""
+    for what in ("objective", "num_micro_batches"):
+        said, asked = getattr(plan, what), getattr(problem, what)
+        if said != asked:
+            return [f"the plan has {what} {said}, the problem {asked}"]
+    value, broken = plan_value(problem, plan.stages, plan.in_flight), []
+    if not isclose(plan.value, value, rel_tol=SLACK):
+        broken.append(f"the plan says that its value is {plan.value:.6g}, it is {value:.6g}")
+    if not plan.lower_bound <= value * (1 + SLACK):
+        broken.append(f"the lower bound {plan.lower_bound:.6g} is above the value {value:.6g}")
+    try:
+        check_latency(problem, plan.stages)
+    except InfeasibleError as slow:
+        broken.append(str(slow))
+    return broken
 
 
 def _check_spans(plan: Plan, spans: Sequence[Span]) -> list[str]:

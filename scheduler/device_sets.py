@@ -17,6 +17,8 @@ from scheduler.arrays import Arrays, Floats, Ints
 from scheduler.orders import hyperedges
 
 MOST_STATES = 300
+LIMIT = 2**29
+"""Ticks of the load that sets may have."""
 OUTSIDE, INSIDE, MIXED, UNKNOWN = range(4)
 
 
@@ -44,10 +46,45 @@ class Steps(NamedTuple):
     row: Ints
     num_states: int
 
-    def costs(self, seconds: Floats, weight: Ints) -> tuple[Floats, Ints]:
-        """(transitions,) seconds and weight that the set gains; infinite or huge ones are kept."""
-        add = self.pays + np.where(self.takes == INSIDE, seconds[self.op], 0.0)
-        return add, np.where(self.takes == INSIDE, weight[self.op], 0)
+    def costs(self, seconds: Floats, weight: Ints, limit_s: float) -> "Costs":
+        """What the set pays and weighs, where operators take `seconds` and weigh `weight`."""
+        inside = self.takes == INSIDE
+        paid = self.pays + np.where(inside, seconds[self.op], 0.0)
+        return Costs.of(paid, np.where(inside, weight[self.op], 0), limit_s)
+
+
+class Costs(NamedTuple):
+    """Costs of every transition in whole numbers, rounded down, so that bounds stay bounds.
+
+    Attributes:
+        ticks: (transitions,) of the limit's `LIMIT`; above it a set is left out.
+        gain: (transitions,) levels of weight.
+        tick_s: seconds of a tick.
+    """
+
+    ticks: NDArray[np.int32]
+    gain: Ints
+    tick_s: float
+
+    @classmethod
+    def of(cls, paid_s: Floats, gain: Ints, limit_s: float) -> "Costs":
+        """Cut seconds into ticks of a limit."""
+        ticks = np.minimum(paid_s * (LIMIT / limit_s), LIMIT + 1)
+        return cls(ticks.astype(np.int32), gain, limit_s / LIMIT)
+
+
+class Layers(NamedTuple):
+    """Least ticks of a set by (state, level), and the levels of each state that sets reach."""
+
+    ticks: NDArray[np.int32]
+    low: Ints
+    high: Ints
+
+
+def layers_of(num_states: int, levels: int) -> Layers:
+    """Room for the values of a dynamic programme."""
+    bounds = np.empty((2, num_states), dtype=np.int64)
+    return Layers(np.empty((num_states, levels), dtype=np.int32), bounds[0], bounds[1])
 
 
 class Toll(NamedTuple):
@@ -64,10 +101,10 @@ class Toll(NamedTuple):
     abroad: bool = False
 
 
-def steps_of(arrays: Arrays, device: int, order: Ints) -> Steps:
-    """Transitions for the sets that one device may hold."""
+def steps_of(arrays: Arrays, device: int, order: Ints, least_s: float = 0.0) -> Steps:
+    """Transitions for the sets that one device may hold; tensors below `least_s` are free."""
     paid = arrays.ends_s[:, device] if arrays.serialised else np.zeros(arrays.num_tensors)
-    tolls = [Toll(0.0, float(seconds)) for seconds in paid]
+    tolls = [Toll(0.0, float(seconds)) for seconds in np.where(paid < least_s, 0.0, paid)]
     return transitions(hyperedges(arrays)[0], tolls, order)
 
 
@@ -151,75 +188,95 @@ def _moves(
     return moves
 
 
-@numba.njit(cache=True, error_model="numpy")
-def _shift(src: Floats, dst: Floats, add: float, gain: int) -> None:
-    """dst[level + gain] = min(itself, src[level] + add); the ends stand for all beyond them."""
-    top = len(src) - 1
-    low, high = max(0, -gain), min(top, top - gain)  # levels that stay in range
-    here, there = src[low:high], dst[low + gain : high + gain]
-    for k in range(len(here)):
-        there[k] = min(there[k], here[k] + add)
-    for level in range(low):
-        dst[0] = min(dst[0], src[level] + add)
-    for level in range(high, top + 1):
-        dst[top] = min(dst[top], src[level] + add)
+def least_loads(steps: Steps, costs: Costs, layers: Layers, zero: int) -> Floats:
+    """(levels,) least load in seconds of a set of each weight; the empty set is at level `zero`.
 
-
-@numba.njit(cache=True, error_model="numpy")
-def least_loads(
-    steps: Steps, add: Floats, gain: Ints, limit_s: float, layers: Floats, zero: int
-) -> Floats:
-    """(levels,) least load of a set of each weight; level `zero` is the weight of the empty set.
-
-    `add`, `gain` (transitions,): seconds and weight of each. The last level stands for all above;
-    weights below the first count as the first. Sets above `limit_s` are left out (infinite).
-    `layers` (at least num_states, levels) receives the values after every step, from which
+    The last level stands for all above; weights below the first count as the first. Infinite where
+    every set is above the limit. `layers` receives the values after every step, from which
     `members` reads the sets.
     """
-    top = layers.shape[1] - 1
-    layers[0] = np.inf
-    layers[0, zero] = 0.0
+    _fill(steps, costs, layers, zero)
+    last = steps.row[len(steps.order)]
+    load = np.full(layers.ticks.shape[1], np.inf)
+    reached = slice(layers.low[last], layers.high[last] + 1)
+    load[reached] = layers.ticks[last, reached]
+    load[load > LIMIT] = np.inf
+    return load * costs.tick_s
+
+
+@numba.njit(cache=True)
+def _fill(steps: Steps, costs: Costs, layers: Layers, zero: int) -> None:
+    ticks, low, high = layers
+    top = ticks.shape[1] - 1
+    ticks[0, zero] = 0
+    low[0] = high[0] = zero
     for i in range(len(steps.order)):
-        last = -1
-        for r in range(steps.start[i], steps.start[i + 1]):
-            dst = layers[steps.row[i + 1] + steps.dst[r]]
-            if steps.dst[r] != last:
-                last = steps.dst[r]
-                dst[:] = np.inf
-            if add[r] <= limit_s:
-                src = layers[steps.row[i] + steps.src[r]]
-                _shift(src, dst, add[r], min(max(gain[r], -top), top))
-    load = layers[steps.row[len(steps.order)]].copy()
-    load[load > limit_s] = np.inf
-    return load  # type: ignore[no-any-return]
+        r = steps.start[i]
+        while r < steps.start[i + 1]:
+            dst = steps.row[i + 1] + steps.dst[r]
+            first, lowest, highest = r, top + 1, -1
+            while r < steps.start[i + 1] and steps.dst[r] == steps.dst[first]:
+                src = steps.row[i] + steps.src[r]
+                if costs.ticks[r] <= LIMIT and low[src] <= high[src]:
+                    lowest = min(lowest, min(max(low[src] + costs.gain[r], 0), top))
+                    highest = max(highest, min(max(high[src] + costs.gain[r], 0), top))
+                r += 1
+            ticks[dst, lowest : highest + 1] = LIMIT + 1
+            for k in range(first, r):
+                src = steps.row[i] + steps.src[k]
+                if costs.ticks[k] <= LIMIT and low[src] <= high[src]:
+                    here = ticks[src, low[src] : high[src] + 1]
+                    _shift(here, ticks[dst], costs.ticks[k], low[src] + costs.gain[k])
+            while highest >= lowest and ticks[dst, highest] > LIMIT:
+                highest -= 1
+            while highest >= lowest and ticks[dst, lowest] > LIMIT:
+                lowest += 1
+            low[dst], high[dst] = lowest, highest
 
 
-def members(steps: Steps, add: Floats, gain: Ints, level: int, layers: Floats) -> NDArray[np.bool_]:
+@numba.njit(cache=True)
+def _shift(src: NDArray[np.int32], dst: NDArray[np.int32], add: np.int32, at: int) -> None:
+    """dst[at + k] = min(itself, src[k] + add); the ends of dst stand for all beyond them."""
+    top = len(dst) - 1
+    first = min(max(-at, 0), len(src))
+    last = max(min(len(src), top + 1 - at), first)
+    here, there = src[first:last], dst[at + first : at + last]
+    for k in range(len(here)):
+        there[k] = min(there[k], here[k] + add)
+    for k in range(first):
+        dst[0] = min(dst[0], src[k] + add)
+    for k in range(last, len(src)):
+        dst[top] = min(dst[top], src[k] + add)
+
+
+def members(steps: Steps, costs: Costs, level: int, layers: Layers) -> NDArray[np.bool_]:
     """(operators,) the set behind a value that `least_loads` left in `layers`."""
     inside = np.zeros(int(steps.order.max()) + 1, dtype=np.bool_)
-    _trace(steps, add, gain, level, layers, inside)
+    _trace(steps, costs, level, layers, inside)
     return inside
 
 
-@numba.njit(cache=True, error_model="numpy")
+@numba.njit(cache=True)
 def _trace(
-    steps: Steps, add: Floats, gain: Ints, level: int, layers: Floats, inside: NDArray[np.bool_]
+    steps: Steps, costs: Costs, level: int, layers: Layers, inside: NDArray[np.bool_]
 ) -> None:
-    top = layers.shape[1] - 1
+    ticks = layers.ticks
+    top = ticks.shape[1] - 1
     q = 0
     for i in range(len(steps.order) - 1, -1, -1):
-        value = layers[steps.row[i + 1] + q, level]
+        value = ticks[steps.row[i + 1] + q, level]
         arrival, found = q, False
         for r in range(steps.start[i], steps.start[i + 1]):
             if steps.dst[r] != arrival or found:
                 continue
-            low = high = level - min(max(gain[r], -top), top)
+            src = steps.row[i] + steps.src[r]
+            low = high = level - costs.gain[r]
             if level == top:
-                low, high = min(low, top), top
+                high = top
             if level == 0:
-                low, high = 0, max(high, 0)
-            for before in range(max(low, 0), min(high, top) + 1):
-                if layers[steps.row[i] + steps.src[r], before] + add[r] == value:
+                low = 0
+            for before in range(max(low, layers.low[src]), min(high, layers.high[src]) + 1):
+                if ticks[src, before] + costs.ticks[r] == value:
                     found = True
                     inside[steps.op[r]] = steps.takes[r] == 1
                     q, level = steps.src[r], before

@@ -24,11 +24,12 @@ def dive(sets: SetBound, value: float, bound: float, rng: np.random.Generator) -
     for kind, d in turns:
         seconds = np.where(device < 0, sets.seconds[kind], np.inf)
         steps = sets.steps[kind]
-        add, gain = steps.costs(seconds, weight)
-        load = least_loads(steps, add, gain, target, sets.layers, sets.zero)
-        levels = np.flatnonzero(load <= target)
+        most_s = target + sets.room_s[kind]
+        costs = steps.costs(seconds, weight, most_s)
+        load = least_loads(steps, costs, sets.layers, sets.zero)
+        levels = np.flatnonzero(load <= most_s)
         if len(levels):
-            inside = members(steps, add, gain, int(levels[-1]), sets.layers)
+            inside = members(steps, costs, int(levels[-1]), sets.layers)
             device[inside] = d
     for u in np.flatnonzero(device < 0):
         able = np.flatnonzero(np.isfinite(arrays.seconds[u]))

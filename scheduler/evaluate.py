@@ -48,7 +48,7 @@ def finish_plan(
     in_flight = in_flight_of(problem, stages)
     memory = memory_needs(problem, placement, stages, in_flight)
     check_memory(memory)
-    _check_latency(problem, stages)
+    check_latency(problem, stages)
     value = plan_value(problem, stages, in_flight)
     return Plan(
         model=problem.graph.name,
@@ -97,7 +97,7 @@ def in_flight_of(problem: Problem, stages: tuple[Stage, ...]) -> int:
     if num_devices == 1 or problem.graph.is_sequential:
         return 1
     load_s = loads(problem, stages).values()
-    enough = 2 * ceil(sum(load_s) / max(load_s)) + 2 if max(load_s) > 0 else 1
+    enough = 2 * ceil(sum(load_s) / max(load_s)) + 2 if 0 < max(load_s) < np.inf else 1
     most = min(num_devices + 1, enough)
     return min(most, problem.num_micro_batches) if problem.objective == "latency" else most
 
@@ -115,7 +115,7 @@ def excess_bytes(problem: Problem, placement: Placement) -> Floats:
     return excess
 
 
-def _check_latency(problem: Problem, stages: tuple[Stage, ...]) -> None:
+def check_latency(problem: Problem, stages: tuple[Stage, ...]) -> None:
     """Refuse what is slower than the bound that the objective `cost` has on latency."""
     bound_s, m = problem.latency_bound_s, problem.num_micro_batches
     if problem.objective != "cost" or bound_s is None:

@@ -85,7 +85,8 @@ class _Stages:
         if (p, q) not in self.carried:
             arrays = self.arrays
             if arrays.medium[p, q] < 0:
-                carried = np.full(arrays.num_ops + 1, np.inf)
+                crosses = crossing(arrays, np.ones(arrays.num_tensors)) > 0
+                carried = np.where(crosses, np.inf, 0.0)
             elif arrays.serialised:
                 carried = np.zeros(arrays.num_ops + 1)
             else:

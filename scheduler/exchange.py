@@ -14,7 +14,7 @@ import time
 import numpy as np
 
 from scheduler.arrays import Arrays, Floats, Ints
-from scheduler.device_sets import Toll, least_loads, members, transitions
+from scheduler.device_sets import Costs, Toll, layers_of, least_loads, members, transitions
 from scheduler.orders import hyperedges, narrow
 
 LEVELS, MOST_ENTRIES = 8000, 4_000_000
@@ -55,13 +55,13 @@ def exchange(
     second = steps.others_pay + np.where(steps.takes == 1, 0.0, arrays.seconds[steps.op, b])
     second[~np.isfinite(first)] = np.inf
     gain = np.rint(np.minimum(first / level_s, levels)).astype(np.int64)
-    layers = np.empty((steps.num_states, levels))
-    least = least_loads(steps, second, gain, value, layers, 0)
+    costs, layers = Costs.of(second, gain, value), layers_of(steps.num_states, levels)
+    least = least_loads(steps, costs, layers, 0)
     larger = np.maximum(least[:-1], np.arange(levels - 1) * level_s)
     level = _chosen(larger, value, rng)
     if level is None:
         return device
-    inside = members(steps, second, gain, level, layers)
+    inside = members(steps, costs, level, layers)
     new = device.copy()
     new[steps.order] = np.where(inside[steps.order], a, b)
     return new

@@ -44,10 +44,10 @@ def _upward(tasks: Tasks, mean_w: Floats, mean_c: Floats) -> Floats:
 
 def by_rank(tasks: Tasks, rank: Floats) -> Ints:
     """Tasks by falling rank among those ready; ranks equal to 12 digits keep the tasks' order."""
-    digits = 11 - np.floor(np.log10(np.where(rank > 0, rank, 1.0)))
+    digits = 11 - np.floor(np.log10(np.where((rank > 0) & (rank < np.inf), rank, 1.0)))
     with np.errstate(over="ignore"):
         scale = 10.0**digits
-    key = np.where(np.isfinite(scale), np.rint(rank * scale) / scale, rank)
+        key = np.where(np.isfinite(scale), np.rint(rank * scale) / scale, rank)
     return np.asarray(_by_key(tasks, -key))
 
 

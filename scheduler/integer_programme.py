@@ -98,12 +98,14 @@ def _programme(
             _add_ends(model, (arrays.ends_s[t] * tick, device), pins, x, terms)
         else:
             _add_moves(model, (arrays, t, tick), pins, x, terms)
+    whole = len(among) == arrays.num_devices  # only then its bound is one on all plans
+    op_bytes = arrays.least_bytes if whole else arrays.op_bytes
     largest = model.new_int_var(0, TICKS, "")
     for d, mine in terms.items():
         if mine:
             model.add(sum(cost * taken for cost, taken in mine) <= largest)
-        held = [int(arrays.op_bytes[u]) * taken for (u, e), taken in x.items() if e == d]
-        if held and arrays.limit_bytes[d] < arrays.op_bytes.sum():
+        held = [int(op_bytes[u]) * taken for (u, e), taken in x.items() if e == d]
+        if held and arrays.limit_bytes[d] < op_bytes.sum():
             model.add(sum(held) <= int(arrays.limit_bytes[d]))
     model.minimize(largest)
     return model, x

@@ -35,10 +35,14 @@ def is_large(problem: Problem) -> bool:
 
 def list_schedules(problem: Problem) -> Placement:
     """Place by the best of HEFT, CPOP, PEFT, m-ETF, fills of devices by speed, and even splits."""
+    return within_memory(problem, best_schedule(problem))
+
+
+def best_schedule(problem: Problem) -> Schedule:
+    """The schedule with the least makespan among those that are near linear in the operators."""
     tasks = tasks_of(problem)
     schedules: list[Schedule] = [*SCHEDULES, partial(even_split, problem)]
-    best = min(schedules, key=lambda schedule: _makespan(tasks, *schedule(tasks)))
-    return within_memory(problem, best)
+    return min(schedules, key=lambda schedule: _makespan(tasks, *schedule(tasks)))
 
 
 def _makespan(tasks: Tasks, device: Ints, start: Floats) -> float:
@@ -106,8 +110,13 @@ SCHEDULES: tuple[Schedule, ...] = (
 )
 
 
-def large_algorithms(problem: Problem) -> dict[str, Callable[[Problem], Placement]]:
-    """The algorithms for a large graph; of devices with the same times and memory, one alone."""
+def large_algorithms(
+    problem: Problem, timed: bool = False
+) -> dict[str, Callable[[Problem], Placement]]:
+    """The algorithms for a large graph; of devices with the same times and memory, one alone.
+
+    `timed`: a search follows, which starts from the list schedules.
+    """
     alone: dict[tuple[bytes, float], str] = {}
     for d, device in enumerate(problem.costs.devices):
         times = problem.seconds[:, d].tobytes()
@@ -122,6 +131,6 @@ def large_algorithms(problem: Problem) -> dict[str, Callable[[Problem], Placemen
         found["contiguous"] = contiguous
         if problem.objective != "latency":
             found["heft"] = heft
-    if problem.objective == "latency":
+    if problem.objective == "latency" and not timed:
         found["list_schedules"] = list_schedules
     return found

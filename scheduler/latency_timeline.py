@@ -44,6 +44,7 @@ def tails(tasks: Tasks) -> Floats:
 def heads(tasks: Tasks) -> Floats:
     """(n, d) seconds until a task has run on a device, at least: the longest path to it.
 
+    Tasks of one unit are on one device.
     head(j, q) = w(j, q) + max over what j reads of min over p of (head(i, p) + move(i, j, p, q)).
     O(edges x devices^2).
     """
@@ -59,7 +60,7 @@ def heads(tasks: Tasks) -> Floats:
                 for p in range(d):
                     if p == q:
                         least = min(least, head[i, p])
-                    elif tasks.medium[p, q] >= 0:
+                    elif tasks.medium[p, q] >= 0 and tasks.unit[i] != tasks.unit[j]:
                         least = min(least, head[i, p] + move_s(tasks, t, p, q))
                 ready = max(ready, least)
             head[j, q] = ready + tasks.w[j, q]

@@ -6,66 +6,45 @@ sum_d y[d] = 1 of
 
     f(y, l) = sum_u min_d (y[d] seconds[u,d] + l[d] bytes[u]) - sum_d l[d] limit[d]
 
-Every (y, l) gives a bound, and devices that are alike share theirs. Each f(y, l) is one cutting
-plane.
-
-Source: Kelley, "The cutting-plane method for solving convex programs", J. SIAM 8(4), 1960,
-doi:10.1137/0108053.
+Every (y, l) gives a bound, and devices that are alike share theirs.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from scheduler.arrays import Floats, Ints
+from scheduler.arrays import Arrays, Floats
+from scheduler.dual_bound import ROUNDING, dual_bound
 from scheduler.problem import Problem
 
-MOST_CUTS = 200
-"""Cutting planes, whose bounds hold however few there are."""
-CUT_TOLERANCE = 1e-7
-"""Relative distance from the best bound at which cutting stops."""
-DEAREST_BYTE = 1000.0
-"""Largest price of a device's whole memory, as a multiple of the bound without memory."""
-ROUNDING = 1e-12
 
-
-class Kinds(NamedTuple):
-    """u colocation classes, k kinds of devices.
+class Classes(NamedTuple):
+    """u colocation classes, d devices.
 
     Attributes:
-        seconds: (u, k), infinite where a device may not run or cannot hold the class.
-        held_bytes: (u,).
-        limit_bytes: (k,) of one device; infinite where memory cannot bind.
-        alike: (k,) devices of each kind.
+        seconds: (u, d), infinite where a device may not run or cannot hold the class.
+        held_bytes: (u,) at least.
+        limit_bytes: (d,) infinite where memory cannot run out.
     """
 
     seconds: Floats
     held_bytes: Floats
     limit_bytes: Floats
-    alike: Ints
 
     @property
-    def is_short(self) -> np.ndarray:
-        """(k,) whether memory may bind."""
-        return np.isfinite(self.limit_bytes)
+    def kinds(self) -> list[list[int]]:
+        """Devices in groups with the same times and the same memory."""
+        groups: dict[bytes, list[int]] = {}
+        for d, column in enumerate(self.seconds.T):
+            key = column.tobytes() + self.limit_bytes[d].tobytes()
+            groups.setdefault(key, []).append(d)
+        return list(groups.values())
 
 
-def load_bound(problem: Problem, replicas: bool = False) -> float:
-    """Largest device load (s) of a micro-batch at least; with `replicas` classes may be shared out.
-
-    O(classes x kinds of devices) a cut. An optimizer, which runs once per batch, counts with its
-    share.
-    """
-    kinds = _kinds(problem)
-    if not kinds.seconds.size:
-        return 0.0
-    longest = float(kinds.seconds.min(axis=1).max())
-    return max(0.0 if replicas else longest, _cut(kinds))
-
-
-def _kinds(problem: Problem) -> Kinds:
-    arrays, seconds = problem.arrays, problem.seconds_per_micro_batch
-    u, unit = arrays.num_units, arrays.unit
+def classes_of(arrays: Arrays) -> Classes:
+    """Times and memory of the colocation classes of a problem."""
+    seconds, u, unit = arrays.seconds, arrays.num_units, arrays.unit
     if u < arrays.num_ops:
         seconds = np.stack([np.bincount(unit, column, u) for column in seconds.T], axis=1)
     held_bytes = np.bincount(unit, arrays.least_bytes, u).astype(np.float64)
@@ -73,56 +52,40 @@ def _kinds(problem: Problem) -> Kinds:
     too_large = held_bytes[:, None] * (1 - ROUNDING) > limit_bytes
     fits = np.where(too_large, np.inf, seconds)
     fits_somewhere = np.isfinite(fits).any(axis=1, keepdims=True)
-    fits = np.where(fits_somewhere, fits, seconds)
-    first: dict[bytes, list[int]] = {}
-    for d, column in enumerate(fits.T):
-        first.setdefault(column.tobytes() + limit_bytes[d].tobytes(), []).append(d)
-    one = [group[0] for group in first.values()]
-    alike = np.array([len(group) for group in first.values()])
-    return Kinds(fits[:, one], held_bytes, limit_bytes[one], alike)
+    return Classes(np.where(fits_somewhere, fits, seconds), held_bytes, limit_bytes)
 
 
-def _cut(kinds: Kinds) -> float:
-    """The best f(y, l) that the cutting planes lead to."""
-    u, k = kinds.seconds.shape
-    possible, short = np.isfinite(kinds.seconds), kinds.is_short
-    finite = np.where(possible, kinds.seconds, 0.0)
-    room = np.where(short, kinds.limit_bytes, 0.0)
-    y, price = np.full(k, 1 / kinds.alike.sum()), np.zeros(k)
-    best, cuts, scale = 0.0, list[Floats](), 0.0
-    for _ in range(MOST_CUTS):
-        cost = finite * y + kinds.held_bytes[:, None] * price
-        cheapest = np.where(possible, cost, np.inf).argmin(axis=1)
-        loads = np.bincount(cheapest, finite[np.arange(u), cheapest], k)
-        excess = np.bincount(cheapest, kinds.held_bytes, k) - kinds.alike * room
-        paid = loads @ y + price @ (kinds.alike * room + np.maximum(excess, 0))
-        best = max(best, float(loads @ y + price @ excess - ROUNDING * paid))
-        scale = scale or best or 1.0
-        cuts.append(np.concatenate([loads / scale, excess[short] / room[short]]))
-        point, ceiling = _highest(np.array(cuts), kinds.alike)
-        y, price = point[:k], np.zeros(k)
-        price[short] = point[k:] * scale / room[short]
-        if ceiling * scale <= best * (1 + CUT_TOLERANCE):
-            break
-    return best
+def load_bound(problem: Problem, replicas: bool = False) -> float:
+    """Largest device load (s) of a micro-batch at least; with `replicas` classes may be shared out.
+
+    An optimizer, which runs once per batch, counts with its share.
+    """
+    classes = classes_of(replace(problem.arrays, seconds=problem.seconds_per_micro_batch))
+    if not classes.seconds.size:
+        return 0.0
+    longest = 0.0 if replicas else float(classes.seconds.min(axis=1).max())
+    return max(longest, cut_bound(classes)[0])
 
 
-def _highest(cuts: Floats, alike: Ints) -> tuple[Floats, float]:
-    """The point under which the lowest of the cuts is highest, and that height."""
-    from scipy.optimize import linprog
+def cut_bound(classes: Classes) -> tuple[float, Floats, Floats]:
+    """The best f(y, l), with the weight and the price of bytes of each device that gave it.
 
-    k, prices = len(alike), cuts.shape[1] - len(alike)
-    solved = linprog(
-        np.append(np.zeros(k + prices), -1.0),
-        A_ub=np.column_stack([-cuts, np.ones(len(cuts))]),
-        b_ub=np.zeros(len(cuts)),
-        A_eq=np.concatenate([alike, np.zeros(prices + 1)])[None, :],
-        b_eq=[1.0],
-        bounds=[(0, None)] * k + [(0, DEAREST_BYTE)] * prices + [(None, None)],
-        method="highs",
-    )
-    if not solved.success:
-        return np.concatenate([1 / (k * alike), np.zeros(prices)]), 0.0
-    point = np.maximum(solved.x[:-1], 0.0)
-    point[:k] /= alike @ point[:k]
-    return point, float(solved.x[-1])
+    O(classes x kinds of devices) a cutting plane.
+    """
+    kinds = classes.kinds
+    one, alike = [kind[0] for kind in kinds], np.array([len(kind) for kind in kinds])
+    possible = np.isfinite(classes.seconds[:, one])
+    finite = np.where(possible, classes.seconds[:, one], 0.0)
+    rows, k = np.arange(len(finite)), len(kinds)
+
+    def cheapest(y: Floats, price: Floats) -> tuple[Floats, Floats]:
+        cost = finite * y + classes.held_bytes[:, None] * price
+        at = np.where(possible, cost, np.inf).argmin(axis=1)
+        times, held = np.bincount(at, finite[rows, at], k), np.bincount(at, classes.held_bytes, k)
+        return times.astype(np.float64), held.astype(np.float64)
+
+    bound, y, price = dual_bound(cheapest, alike, alike * classes.limit_bytes[one])
+    kind_of = np.empty(classes.seconds.shape[1], dtype=np.int64)
+    for number, kind in enumerate(kinds):
+        kind_of[kind] = number
+    return bound, y[kind_of], price[kind_of]

@@ -24,10 +24,10 @@ from scheduler.arrays import Arrays, Ints
 from scheduler.contract import contract
 from scheduler.evaluate import excess_bytes
 from scheduler.even_split import crossing, sequences, split_evenly
+from scheduler.folding import folded
 from scheduler.problem import Placement, Problem
 from scheduler.refine import refine
 from scheduler.tasks import MEMORY_ROUNDS
-from scheduler.training_pipeline import folded
 
 COARSEST = 2000
 """Operators at which coarsening ends."""

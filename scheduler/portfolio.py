@@ -3,6 +3,7 @@
 import difflib
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -16,7 +17,8 @@ from scheduler.cpop import cpop
 from scheduler.evaluate import finish_plan, with_bound
 from scheduler.heft import heft
 from scheduler.ideals import ideals, ideals_beam
-from scheduler.large import is_large, large_algorithms
+from scheduler.large import best_schedule, is_large, large_algorithms
+from scheduler.latency_windows import compile_windows, latency_windows
 from scheduler.m_etf import m_etf
 from scheduler.m_sct import m_sct
 from scheduler.multilevel import multilevel
@@ -25,9 +27,10 @@ from scheduler.plan import Plan
 from scheduler.problem import Placement, Problem
 from scheduler.replicated import replicated
 from scheduler.round_robin import round_robin
-from scheduler.shortage import shortage
+from scheduler.shortage import least_memory, shortage
 from scheduler.single_device import memory_fill, single_device
 from scheduler.smallest import smallest
+from scheduler.stage_moves import refine
 from scheduler.training_pipeline import training_pipeline
 
 Algorithm = Callable[[Problem], Placement]
@@ -59,10 +62,18 @@ SLOW = ("ideals",)
 SLOWER = ("ideals_beam",)
 """And those that it leaves to its search: a minute on a thousand operators."""
 
+WINDOWS = "latency_windows"
+"""The search for latency that `auto` runs on large graphs; it improves list schedules."""
 REPLICATED = "replicated"
 """The algorithm that puts stages on several devices; throughput and cost only."""
 REPLICAS_PAY = 0.99
 """Part of the best value without replicas that one with them must reach in `auto`."""
+
+
+PIPELINE = "training_pipeline"
+"""The algorithm that splits a training step by layers; with time its stages are moved, too."""
+REFINING = 0.7
+"""Share of the time limit in which they are, where other searches follow."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +92,13 @@ def algorithms(problem: Problem) -> dict[str, Algorithm]:
         for device in problem.cluster.devices
     }
     trains = problem.graph.mode == "training"
-    return {**single, **ALGORITHMS, **({"training_pipeline": training_pipeline} if trains else {})}
+    return {**single, **ALGORITHMS, **({PIPELINE: training_pipeline} if trains else {})}
 
 
 def _check_name(algorithm: str, known: Iterable[str]) -> None:
     accepted = list(known)
+    if algorithm == PIPELINE not in accepted:
+        raise ValueError(f"algorithm '{PIPELINE}' needs a graph of mode training; take auto")
     if algorithm not in accepted:
         close = difflib.get_close_matches(algorithm, accepted, n=1)
         hint = f"did you mean '{close[0]}'? " if close else ""
@@ -109,8 +122,9 @@ def search(
     known = bound / in_unit(1.0) if problem.objective != "latency" else 0.0
     best = throughput.start(arrays, known)
     if best.load < np.inf:
+        told = _silent if problem.objective == "latency" else tell
         throughput.improve(
-            arrays, best, deadline_s, lambda load, low: tell(in_unit(load), in_unit(low)), name
+            arrays, best, deadline_s, lambda load, low: told(in_unit(load), in_unit(low)), name
         )
     names = problem.costs.devices
     placed = {op.name: names[d] for op, d in zip(problem.graph.ops, best.device, strict=True)}
@@ -134,11 +148,15 @@ def _rank(plan: Plan) -> tuple[float, int, int]:
 
 @dataclass
 class _Found:
-    """What algorithms have given so far: plans, refusals, and the best bound."""
+    """What algorithms have given so far: plans, refusals, and the best bound.
+
+    `finish_s`: the longest that it took to make a checked plan of a placement.
+    """
 
     bound: float
     plans: list[Plan] = field(default_factory=list)
     refusals: dict[str, str] = field(default_factory=dict)
+    finish_s: float = 0.0
 
     def add(self, name: str, make: Callable[[], Plan]) -> None:
         try:
@@ -165,29 +183,35 @@ def solve(
     1 % better than one without. `auto` spends what is left
     of `time_limit_s` on search and bounds, and stops when the plan is proven optimal; 0 leaves
     heuristics alone. So do the searches of `throughput.SEARCHES`, which start from the best split
-    of an order.
-    Too large a graph (`large.is_large`) gets no search, but what is near linear in it.
+    of an order, and `training_pipeline`.
+    Too large a graph (`large.is_large`) gets what is near linear in it, and searches of its own.
     `tell` is called with the best value and bound of the search, in the objective's unit.
 
     Raises:
         ValueError: there is no such algorithm.
-        InfeasibleError: no algorithm found a plan; the message holds every refusal.
+        InfeasibleError: no algorithm found a plan; the message says what binds, or every refusal.
     """
     is_auto = algorithm == "auto"
     many = is_auto and is_large(problem)
-    known = large_algorithms(problem) if many else algorithms(problem)
-    _check_name(algorithm, [*throughput.SEARCHES, *latency.SEARCHES, REPLICATED, *known])
+    known = large_algorithms(problem, time_limit_s > 0) if many else algorithms(problem)
+    _check_name(algorithm, [*throughput.SEARCHES, *latency.SEARCHES, WINDOWS, REPLICATED, *known])
     is_latency = problem.objective == "latency"
-    if algorithm == REPLICATED and is_latency:
+    within = is_latency or problem.latency_bound_s is not None
+    if algorithm == REPLICATED and within:
         raise ValueError(
-            "algorithm replicated goes with objective throughput or cost: replicas take batches in "
-            "turn, and one batch gets no faster; the objective is latency"
+            "algorithm 'replicated' shortens no batch: it needs objective throughput or cost, "
+            "without latency_bound_s; take auto"
         )
     timed = time_limit_s > 0 and not many
     proves = algorithm in latency.SEARCHES or (is_auto and is_latency and timed)
     searches = algorithm in throughput.SEARCHES and not many and not (is_auto and is_latency)
+    by_windows = algorithm == WINDOWS or (many and is_latency and time_limit_s > 0)
     if timed:
         _compile(problem, algorithm)
+    if many and time_limit_s > 0:
+        _compile_large(problem)
+    if by_windows:
+        compile_windows(smallest(problem))
     if proves:
         latency.compile_loops(problem)
     if searches and timed:
@@ -197,11 +221,18 @@ def solve(
     for name, place in known.items():
         left_out = SLOWER if timed else SLOW + SLOWER
         if algorithm == name or (is_auto and name not in left_out):
-            found.add(name, partial(_placed, problem, name, place, found.bound))
+            found.add(name, partial(_placed, problem, name, place, found))
     if proves:
         found.add("latency", lambda: _by_latency(problem, algorithm, began_s, time_limit_s, found))
+    if by_windows:
+        deadline_s = began_s + time_limit_s
+        found.add(WINDOWS, lambda: _by_windows(problem, deadline_s, tell, found))
     if problem.latency_bound_s is not None and is_auto:
         _within_latency(problem, began_s, time_limit_s / 2, found)
+    if timed and problem.trains_in_parts and algorithm in ("auto", PIPELINE):
+        share = REFINING if is_auto else 1.0
+        until_s = began_s + share * time_limit_s
+        found.add(PIPELINE, lambda: _refined(problem, began_s, until_s, tell, found))
     if searches:
         deadline_s = began_s + time_limit_s
         found.add(
@@ -212,24 +243,46 @@ def solve(
     if algorithm == REPLICATED or (problem.may_replicate and is_auto):
         found.bound = min(found.bound, lower_bound(problem, replicas=True))
     if not found.plans:
-        raise InfeasibleError(_why_none(problem, found.refusals))
+        raise InfeasibleError(_why_none(problem, found.refusals, is_auto))
     return found.solution()
 
 
 def _compile(problem: Problem, algorithm: str) -> None:
     """Compile the algorithms' loops, once a process, so that no time limit pays for it."""
     variant = problem.objective, problem.communication, algorithm
-    if variant not in _COMPILED:
+    known = (*throughput.SEARCHES, *latency.SEARCHES, *ALGORITHMS)
+    if algorithm in known and variant not in _COMPILED:
         _COMPILED.add(variant)
-        solve(smallest(problem), algorithm, 0.01)
+        with suppress(InfeasibleError):
+            solve(smallest(problem), algorithm, 0.01)
 
 
 _COMPILED: set[tuple[str, str, str]] = set()
 
 
-def _placed(problem: Problem, name: str, place: Algorithm, bound: float) -> Plan:
+def _compile_large(problem: Problem) -> None:
+    """Compile what runs on large graphs, likewise."""
+    small = smallest(problem)
+    for place in large_algorithms(small).values():
+        place(small)
+
+
+def _placed(problem: Problem, name: str, place: Algorithm, found: _Found) -> Plan:
     began_s = time.perf_counter()
-    return finish_plan(problem, name, place(problem), began_s, bound)
+    placement = place(problem)
+    placed_s = time.perf_counter()
+    plan = finish_plan(problem, name, placement, began_s, found.bound)
+    found.finish_s = max(found.finish_s, time.perf_counter() - placed_s)
+    return plan
+
+
+def _by_windows(problem: Problem, deadline_s: float, tell: Tell, found: _Found) -> Plan:
+    """The best list schedule, improved until it is just time to make a plan of it."""
+    began_s, until_s = time.perf_counter(), deadline_s - found.finish_s
+    placement = latency_windows(
+        problem, best_schedule(problem), until_s, lambda value: tell(value, found.bound)
+    )
+    return finish_plan(problem, WINDOWS, placement, began_s, found.bound)
 
 
 def _by_latency(
@@ -265,16 +318,54 @@ def _by_search(
     return finish_plan(problem, name, placed, began_s, found.bound)
 
 
+def _refined(problem: Problem, began_s: float, until_s: float, tell: Tell, found: _Found) -> Plan:
+    """The pipeline of a training step with its stages moved while the step gets faster.
+
+    Raises:
+        InfeasibleError: there is no pipeline to start from.
+    """
+    starts = [plan for plan in found.plans if plan.algorithm == PIPELINE]
+    if not starts:
+        raise InfeasibleError(found.refusals[PIPELINE])
+    as_cost = problem.objective == "cost"
+
+    def told(step_s: float) -> None:
+        tell(usd_per_1k(problem, step_s) if as_cost else step_s, found.bound)
+
+    placed = refine(problem, starts[0].placement, until_s, told)
+    return finish_plan(problem, PIPELINE, placed, began_s, found.bound)
+
+
 def _by_replicas(problem: Problem) -> Plan:
     began_s = time.perf_counter()
     placed, replicas = replicated(problem)
     return finish_plan(problem, REPLICATED, placed, began_s, 0.0, replicas)
 
 
-def _why_none(problem: Problem, refusals: dict[str, str]) -> str:
+def _why_none(problem: Problem, refusals: dict[str, str], is_auto: bool) -> str:
+    """What binds and what would mend it; refusals of one algorithm, or where that is not known."""
     subject = f"no plan for '{problem.graph.name}'"
     if problem.latency_bound_s is not None and "latency" in refusals:
         return f"{subject}: {refusals['latency']}"
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
     binding = shortage(problem)
-    return f"{subject}: {binding}; {reasons}" if binding else f"{subject}: {reasons}"
+    if not binding and is_auto and not is_large(problem):
+        apart = sorted({why for why in refusals.values() if why.startswith("no link")})
+        binding = "; or ".join(filter(None, [least_memory(problem, _has_plan), *apart[:1]]))
+    alike: dict[str, list[str]] = {}
+    for name, reason in refusals.items():
+        alike.setdefault(reason, []).append(name)
+    said = [binding] if binding else []
+    if not (binding and is_auto):
+        said += [f"{', '.join(names)}: {why}" for why, names in alike.items()]
+    return f"{subject}: {'; '.join(said)}"
+
+
+def _has_plan(problem: Problem) -> bool:
+    """Whether a quick heuristic finds one."""
+    for name in ("memory_fill", "contiguous"):
+        try:
+            finish_plan(problem, name, ALGORITHMS[name](problem), 0.0, 0.0)
+        except InfeasibleError:
+            continue
+        return True
+    return False

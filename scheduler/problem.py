@@ -137,7 +137,7 @@ class Problem:
             op.name: device
             for target, device in self.pins.items()
             for op in self.graph.ops
-            if _matches(target, op.name, op.module)
+            if matches(target, op.name, op.module)
         }
 
     @cached_property
@@ -176,9 +176,7 @@ class Problem:
             others = np.arange(allowed.shape[1]) != self.device_index[device]
             allowed[self.op_index[name], others] = False
         for target, devices in self.forbidden.items():
-            rows = [
-                i for i, op in enumerate(self.graph.ops) if _matches(target, op.name, op.module)
-            ]
+            rows = [i for i, op in enumerate(self.graph.ops) if matches(target, op.name, op.module)]
             allowed[np.ix_(rows, [self.device_index[d] for d in devices])] = False
         for_unit = np.ones((int(self.unit.max(initial=-1)) + 1, allowed.shape[1]), dtype=bool)
         np.logical_and.at(for_unit, self.unit, allowed)
@@ -256,7 +254,8 @@ class Problem:
         return lower(self)
 
 
-def _matches(target: str, name: str, module: str) -> bool:
+def matches(target: str, name: str, module: str) -> bool:
+    """Whether a rule's target is this operator, or a module that it lies in."""
     return target == name or module == target or module.startswith(target + ".")
 
 

@@ -4,7 +4,9 @@ If operator weights w (of either sign) are such that no n devices can hold, with
 sets whose weights sum to that of all operators, then every plan has a load above T. Any weights
 give a valid bound; the linear programme of Gilmore and Gomory finds good ones, and the sets come
 from the programme of `device_sets`, which knows each device's times and transfers exactly.
-Memory and media are left out, which keeps it a bound.
+Media are left out, which keeps it a bound. A set S that a device with the memory M can hold has
+load(S) + p (bytes(S) - M) <= T for every price p >= 0 of a byte, and the sets that are looked at
+keep this one rule in place of load and memory; p comes from the dual of `load_bound`.
 
 Source: Gilmore and Gomory, "A linear programming approach to the cutting-stock problem",
 Operations Research 9(6), 1961, doi:10.1287/opre.9.6.849; smoothing of the weights: Pessoa,
@@ -16,19 +18,25 @@ import time
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scheduler.arrays import Arrays, Floats, Ints, kinds
-from scheduler.device_sets import least_loads, members, steps_of
+from scheduler.device_sets import layers_of, least_loads, members, steps_of
+from scheduler.load_bound import classes_of, cut_bound
 from scheduler.orders import hyperedges, narrow
+from scheduler.set_pool import Parts, Pool
 
 LEVELS, FEWEST_LEVELS, FILL = 3000, 200, 0.6
-MOST_ENTRIES = 8_000_000
-"""Values of the layers of a dynamic programme: 8 bytes each."""
+MOST_ENTRIES = 16_000_000
+"""Values of the layers of a dynamic programme: 4 bytes each."""
+NEGLIGIBLE = 3e-4
+"""Tensors that take this share of the value at most are free where states are too many."""
 SETS_PER_PRICE, PATIENCE = 3, 12
 SMOOTHING = 0.7
-CLOSE = 1e-5
-"""Relative distance at which bound and value are equal."""
+FEWEST_PARTS, GROWTH = 32, 4
+MOST_ROOM = 10.0
+"""Largest worth of a device's memory, as a multiple of the value."""
+CLOSE, COARSE = 1e-5, 1e-3
+"""Relative distance at which bound and value are equal; and while weights are shared."""
 
 
 @dataclass
@@ -39,7 +47,10 @@ class SetBound:
         value: the load of the best plan known; sets above it are not looked at.
         best: the bound so far.
         weights: (num_ops,) that gave it; they sum to 1.
-        sets: (kind, members, load) found so far.
+        room_s: (num_kinds,) what the memory of one device is worth; loads in `least_loads` contain
+            the price of the bytes that a set holds, and are lower by this elsewhere.
+        sets: found so far.
+        num_parts: stretches of the order whose operators' weights keep their proportions.
         signed: whether weights may be negative.
         ceiling: the sets known hold everything within it, so that the bound stays below.
         target: load that the weights are being sought for, for `patience` more rounds.
@@ -49,8 +60,8 @@ class SetBound:
     value: float
     best: float = 0.0
     weights: Floats = field(init=False)
-    sets: list[tuple[int, NDArray[np.bool_], float]] = field(default_factory=list)
-
+    sets: Pool = field(init=False)
+    num_parts: int = FEWEST_PARTS
     signed: bool = False
     ceiling: float = np.inf
     target: float = 0.0
@@ -62,17 +73,35 @@ class SetBound:
         arrays = self.arrays
         self.groups = kinds(arrays)
         self.counts = np.array([len(group) for group in self.groups])
-        order = narrow(arrays) if arrays.serialised else np.arange(arrays.num_ops)
-        self.steps = [steps_of(arrays, group[0], order) for group in self.groups]
+        self.order = narrow(arrays) if arrays.serialised else np.arange(arrays.num_ops)
+        self.steps = [steps_of(arrays, group[0], self.order) for group in self.groups]
         widest = max(s.num_states for s in self.steps)
-        self.layers = np.empty((widest, max(min(LEVELS, MOST_ENTRIES // widest), FEWEST_LEVELS)))
-        self.seconds = [np.ascontiguousarray(arrays.seconds[:, g[0]]) for g in self.groups]
+        if widest * LEVELS > MOST_ENTRIES:  # coarse levels cost more than the cheapest tensors
+            least_s = NEGLIGIBLE * self.value
+            self.steps = [steps_of(arrays, group[0], self.order, least_s) for group in self.groups]
+            widest = max(s.num_states for s in self.steps)
+        self.levels = max(min(LEVELS, MOST_ENTRIES // widest), FEWEST_LEVELS)
+        self.layers = layers_of(widest, self.levels)
+        self._charge_bytes()
         finite = np.where(np.isfinite(arrays.seconds), arrays.seconds, 0.0).max(axis=1)
         least = np.where(arrays.seconds.min(axis=1) > 0, arrays.seconds.min(axis=1), finite)
         least = np.where(np.isfinite(least), least, 0.0)
         self.weights = least / max(least.sum(), 1e-300)
-        self._seen: set[tuple[int, bytes]] = set()
+        self.sets = Pool(arrays.num_ops)
+        self._least_s = least
         self._add_single()
+
+    def _charge_bytes(self) -> None:
+        """Add the price of its bytes to each operator's time, where memory may run out."""
+        classes, one = classes_of(self.arrays), [group[0] for group in self.groups]
+        _, y, price = cut_bound(classes)
+        dearest = MOST_ROOM * self.value / self.arrays.limit_bytes[one]
+        rate = np.minimum(dearest, price[one] / np.maximum(y[one], 1e-300))
+        self.room_s = rate * np.where(rate > 0, self.arrays.limit_bytes[one], 0.0)
+        self.seconds = [
+            np.ascontiguousarray(classes.seconds[:, d] + r * classes.held_bytes)
+            for d, r in zip(one, rate, strict=True)
+        ]
 
     def _add_single(self) -> None:
         """Add the sets of one operator: no weight is then above what a device can hold."""
@@ -82,20 +111,43 @@ class SetBound:
             inside = np.arange(self.arrays.num_ops) == u
             for kind, group in enumerate(self.groups):
                 moved = float(ends_s[mine, group[0]].sum()) if len(ends_s) else 0.0
-                load = float(self.seconds[kind][u]) + moved
+                load = float(self.seconds[kind][u]) + moved - self.room_s[kind]
                 if load <= self.value:
-                    self._add(kind, inside, load)
+                    self.sets.add(kind, inside, load)
+
+    @property
+    def fine(self) -> bool:
+        """Whether every operator has a weight of its own."""
+        return self.num_parts >= self.arrays.num_ops
+
+    @property
+    def close(self) -> float:
+        """Share of the value within which bound and ceiling count as equal."""
+        return CLOSE if self.fine else COARSE
+
+    def parts(self) -> Parts:
+        """Stretches of the order that take equally long, or every operator by itself."""
+        n = self.arrays.num_ops
+        if self.fine:
+            return Parts(np.arange(n), np.ones(n))
+        end_s = np.cumsum(self._least_s[self.order])
+        label = np.empty(n)
+        label[self.order] = np.floor(end_s * (self.num_parts / max(end_s[-1], 1e-300)))
+        part = np.unique(label, return_inverse=True)[1].astype(np.int64)
+        longest_s = np.zeros(n)
+        np.maximum.at(longest_s, part, self._least_s)
+        return Parts(part, self._least_s / np.maximum(longest_s[part], 1e-300))
 
     @property
     def zero(self) -> int:
         """Level of the empty set."""
-        return self.layers.shape[1] // 4 if self.signed else 0
+        return self.levels // 4 if self.signed else 0
 
     def integer(self, weights: Floats) -> Ints:
         """Weights as whole levels: the heaviest set known gets a share `FILL` of them."""
-        held = max((abs(float(weights[inside].sum())) for _, inside, _ in self.sets), default=0.0)
+        held = self.sets.heaviest(weights)
         average = abs(float(weights.sum())) / self.counts.sum()
-        scale = FILL * (self.layers.shape[1] - self.zero) / (max(held, average) or 1.0)
+        scale = FILL * (self.levels - self.zero) / (max(held, average) or 1.0)
         return np.asarray(np.floor(weights * scale + 0.5), dtype=np.int64)
 
     def price(self, weights: Floats, target: float) -> int:
@@ -105,22 +157,17 @@ class SetBound:
         before = len(self.sets)
         loads = []
         for kind, (steps, seconds) in enumerate(zip(self.steps, self.seconds, strict=True)):
-            add, gain = steps.costs(seconds, weight)
-            load = least_loads(steps, add, gain, limit, self.layers, self.zero)
+            room_s = self.room_s[kind]
+            costs = steps.costs(seconds, weight, limit + room_s)
+            load = least_loads(steps, costs, self.layers, self.zero) - room_s
             loads.append(load)
             for level in np.flatnonzero(load <= target)[::-1][:SETS_PER_PRICE]:
-                inside = members(steps, add, gain, int(level), self.layers)
-                self._add(kind, inside, float(load[level]))
+                inside = members(steps, costs, int(level), self.layers)
+                self.sets.add(kind, inside, float(load[level]))
         bound = least_cover(loads, self.counts, int(weight.sum()), self.value, self.zero)
         if bound > self.best:
             self.best, self.weights = bound, weights / max(weights.sum(), 1e-300)
         return len(self.sets) - before
-
-    def _add(self, kind: int, inside: NDArray[np.bool_], load: float) -> None:
-        key = (kind, inside.tobytes())
-        if key not in self._seen:
-            self._seen.add(key)
-            self.sets.append((kind, inside, load))
 
 
 def least_cover(loads: list[Floats], counts: Ints, weight: int, value: float, zero: int) -> float:
@@ -147,10 +194,13 @@ def tighten(bound: SetBound, deadline_s: float) -> float:
     if not bound.best:
         bound.price(bound.weights, bound.value)
     while time.perf_counter() < deadline_s and bound.best < bound.value:
-        if bound.ceiling - bound.best <= CLOSE * bound.value:
-            if bound.signed:
+        if bound.ceiling - bound.best <= bound.close * bound.value:
+            if not bound.fine:
+                bound.num_parts, bound.ceiling = bound.num_parts * GROWTH, bound.value
+            elif bound.signed:
                 break
-            bound.signed, bound.ceiling = True, bound.value
+            else:
+                bound.signed, bound.ceiling = True, bound.value
         _generate(bound)
     return bound.best
 
@@ -164,10 +214,11 @@ def _generate(bound: SetBound) -> None:
         bound.target = bound.best + 0.5 * (bound.ceiling - bound.best)
         bound.patience = PATIENCE
     elif bound.patience == 0:
-        bound.target = bound.best + 0.5 * (bound.target - bound.best)
+        above = max(0.5 * (bound.target - bound.best), 0.5 * bound.close * bound.value)
+        bound.target = min(bound.best + above, bound.target)
         bound.patience = PATIENCE
     bound.patience -= 1
-    cover, weights = _cover(bound, bound.target)
+    cover, weights = bound.sets.cover(bound.counts, bound.target, bound.parts(), bound.signed)
     if cover <= 1 + 1e-9:  # the sets known hold everything within the target
         bound.ceiling = bound.target
         return
@@ -175,31 +226,3 @@ def _generate(bound: SetBound) -> None:
     new = new or bound.price(weights, bound.target)
     if not new and bound.best < bound.target:  # the levels are too coarse to go on
         bound.ceiling = bound.target
-
-
-def _cover(bound: SetBound, target: float) -> tuple[float, Floats]:
-    """Devices (as a share of those there are) that the known sets need, and the weights (dual).
-
-    max sum w  s.t.  w(S) <= alpha_kind for every set, alpha >= 0,  sum counts alpha <= 1.
-    """
-    from scipy.optimize import linprog
-    from scipy.sparse import csr_array
-
-    n, num_kinds = bound.arrays.num_ops, len(bound.groups)
-    known = [(kind, np.flatnonzero(inside)) for kind, inside, load in bound.sets if load <= target]
-    kind = np.array([k for k, _ in known], dtype=np.int64)
-    size = np.array([len(inside) for _, inside in known], dtype=np.int64)
-    row = np.concatenate([np.repeat(np.arange(len(known)), size), np.arange(len(known))])
-    column = np.concatenate([*(inside for _, inside in known), n + kind])
-    entry = np.repeat([1.0, -1.0], [size.sum(), len(known)])
-    last = len(known)
-    row = np.append(row, np.full(num_kinds, last))
-    column, entry = np.append(column, n + np.arange(num_kinds)), np.append(entry, bound.counts)
-    rows = csr_array((entry, (row, column)), shape=(last + 1, n + num_kinds))
-    limits = np.append(np.zeros(len(known)), 1.0)
-    profit = np.append(-np.ones(n), np.zeros(num_kinds))
-    bounds = [(-1 if bound.signed else 0, 1)] * n + [(0, 1)] * num_kinds
-    solved = linprog(profit, rows, limits, bounds=bounds, method="highs")
-    if not solved.success:
-        return 0.0, bound.weights
-    return float(-solved.fun), solved.x[:n] / max(solved.x[:n].sum(), 1e-300)

@@ -175,13 +175,19 @@ def within_memory(problem: Problem, schedule: Schedule) -> Placement:
     limit = tasks.limit_bytes.copy()
     for _ in range(MEMORY_ROUNDS):
         placement = placement_of(problem, *schedule(tasks._replace(limit_bytes=limit)))
-        if surely_fits(problem, placement, 1):
-            break
-        stages = cut_runs(problem.graph, placement)
-        excess = np.zeros(len(limit))
-        for name, need in memory_needs(problem, placement, stages, 1).items():
-            excess[problem.device_index[name]] = max(0.0, need.num_bytes - need.limit_bytes)
+        excess = batch_excess_bytes(problem, placement)
         if not excess.any():
             break
         limit = limit - 1.05 * excess
     return placement
+
+
+def batch_excess_bytes(problem: Problem, placement: Placement) -> Floats:
+    """(num_devices,) bytes by which one batch alone exceeds the devices' limits."""
+    excess = np.zeros(len(problem.costs.devices))
+    if surely_fits(problem, placement, 1):
+        return excess
+    stages = cut_runs(problem.graph, placement)
+    for name, need in memory_needs(problem, placement, stages, 1).items():
+        excess[problem.device_index[name]] = max(0.0, need.num_bytes - need.limit_bytes)
+    return excess

@@ -16,14 +16,15 @@ from dataclasses import replace
 import numpy as np
 
 from hardware.errors import InfeasibleError
-from scheduler.accumulation import ADDS
 from scheduler.arrays import Arrays, Floats, Ints, kinds
 from scheduler.contiguous import MOST_TRANSITIONS, Saved, split_table, transitions
 from scheduler.contract import contract
 from scheduler.evaluate import in_flight_of
+from scheduler.folding import folded
 from scheduler.memory import has_own_memory, memory_needs
 from scheduler.plan import cut_stages
 from scheduler.problem import Placement, Problem
+from scheduler.stage_moves import descended
 from scheduler.tasks import MEMORY_ROUNDS
 from scheduler.timeline import stage_makespan
 
@@ -52,7 +53,7 @@ def training_pipeline(problem: Problem) -> Placement:
         arrays = replace(arrays, limit_bytes=arrays.limit_bytes - 1.05 * missing)
     if not found:
         raise InfeasibleError("no split of the layers fits the devices' memory and pins")
-    return min(found, key=lambda one: one[:2])[2]
+    return descended(problem, min(found, key=lambda one: one[:2])[2])
 
 
 def _splits(problem: Problem, arrays: Arrays) -> Iterator[Ints]:
@@ -94,33 +95,6 @@ def _saved_bytes(problem: Problem) -> Floats:
                 known.add(root)
                 saved[i] += graph.tensors[root].num_bytes
     return saved
-
-
-def folded(problem: Problem, last: bool = False) -> Floats:
-    """(num_ops,) places in an order that lays the backward pass beside the forward pass.
-
-    What must share a device stands with its first (or last) forward operator; what only serves an
-    optimizer, or the sum of its gradients, stands with that. Another backward operator stands where
-    the last forward operator stands that it reads from, or else with the first of those whose
-    gradients it reads.
-    """
-    graph, row, unit = problem.graph, problem.op_index, problem.unit.tolist()
-    forward = [i for i, op in enumerate(graph.ops) if op.phase == "forward"]
-    home = {unit[i]: float(i) for i in (forward if last else reversed(forward))}
-    place = np.array([home.get(u, np.nan) for u in unit])
-    serves = np.array([op.phase == "optimizer" or op.target == ADDS for op in graph.ops])
-    late = np.flatnonzero(np.isnan(place) | serves).tolist()
-    for i in reversed(late):
-        readers = [row[c] for t in graph.ops[i].outputs for c in graph.consumers.get(t.name, ())]
-        if np.isnan(place[i]) and readers and serves[readers].all():
-            serves[i], place[i] = True, place[readers].min()
-    for i in late:
-        if np.isnan(place[i]):
-            made_by = [row[graph.producer[t]] for t in graph.ops[i].inputs if t in graph.producer]
-            saved = [place[j] for j in made_by if graph.ops[j].phase == "forward"]
-            others = [place[j] for j in made_by]
-            place[i] = max(saved) if saved else min(others, default=float(forward[-1]))
-    return place
 
 
 def _valued(problem: Problem, device: Ints) -> tuple[float, float, Placement]:

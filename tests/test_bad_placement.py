@@ -87,3 +87,64 @@ def test_pins_against_colocation_name_both_operators(tmp_path, capsys):
     assert main(["plan", str(scenario), "--json"]) == 2
     error = json.loads(capsys.readouterr().out)["error"]
     assert "'1' is pinned to 'acc0', '2' to 'acc1', and both must share a device" in error
+
+
+def planned(tmp_path, capsys, *asked, **changes):
+    path = tmp_path / "instance.json"
+    path.write_text(json.dumps(document(**changes)))
+    code = main(["plan", "--graph", str(path), "--time-limit", "0", "--json", *asked])
+    return code, json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda plan: plan["stages"].reverse(), "operator '2' runs before '1'"),
+        (lambda plan: plan["stages"][0]["sends"].clear(), "tensor '1' is not sent exactly once"),
+        (lambda plan: plan["placement"].update({"1": "acc1"}), "the plan cannot run"),
+        (lambda plan: plan["placement"].pop("1"), "the plan places other operators"),
+    ],
+)
+def test_a_changed_plan_file_is_read_again_and_checked(tmp_path, capsys, change, message):
+    file = tmp_path / "plan.json"
+    code, plan = planned(tmp_path, capsys, "--algorithm", "round_robin", "-o", str(file))
+    assert (code, plan["value_unit"]) == (0, "the file's unit of time per batch")
+    assert main(["simulate", str(file), "--json"]) == 0
+    capsys.readouterr()
+    change(plan)
+    file.write_text(json.dumps(plan))
+    assert main(["simulate", str(file), "--json"]) == 2
+    assert message in json.loads(capsys.readouterr().out)["error"]
+
+
+def test_cost_of_an_instance_needs_a_rent_and_keeps_a_latency(tmp_path, capsys):
+    cost = ("--objective", "cost")
+    code, answer = planned(tmp_path, capsys, *cost)
+    assert (code, "needs a price" in answer["error"]) == (2, True)
+    priced = (*cost, "--usd-per-hour", "3.6")
+    code, answer = planned(tmp_path, capsys, *priced, "--latency-bound", "2")
+    # Both operators on one device: 2 s at 0.001 USD a second.
+    assert (code, answer["value"]) == (0, pytest.approx(2.0))
+    assert answer["value_unit"] == "USD per 1,000 inferences"
+    code, answer = planned(tmp_path, capsys, *priced, "--latency-bound", "1.9")
+    assert (code, "set latency_bound_s to 2 at least" in answer["error"]) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("rules", "code", "expected"),
+    [
+        ("forbid: {'1': [acc0]}, colocate: [['1', '2']]", 0, {"1": "acc1", "2": "acc1"}),
+        ("forbid: {'1': [acc0, acc1]}", 1, "lift one of them"),
+        ("forbid: {'1': [acc7]}", 2, "unknown device 'acc7'"),
+        ("colocate: [['1', 'x']]", 2, "colocated 'x': no operator has this name"),
+        ("colocated: [['1', '2']]", 2, "did you mean 'colocate'?"),
+    ],
+)
+def test_scenarios_forbid_and_colocate(tmp_path, capsys, rules, code, expected):
+    (tmp_path / "instance.json").write_text(json.dumps(document()))
+    scenario = tmp_path / "scenario.yaml"
+    source = f"model: {{source: 'graph:{tmp_path / 'instance.json'}'}}"
+    scenario.write_text(f"{source}\nconstraints: {{{rules}}}\n")
+    assert main(["plan", str(scenario), "--time-limit", "0", "--json"]) == code
+    answer = json.loads(capsys.readouterr().out)
+    assert expected == answer["placement"] if code == 0 else expected in answer["error"]

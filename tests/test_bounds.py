@@ -1,7 +1,8 @@
 from dataclasses import replace
-from itertools import product
+from itertools import permutations, product
 
 import numpy as np
+import pytest
 from conftest import make_cluster, make_graph, make_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 from hardware.errors import InfeasibleError
 from scheduler.bounds import lower_bound
 from scheduler.evaluate import finish_plan
+from scheduler.latency_search import makespan_of
+from scheduler.tasks import tasks_of
 
 
 @st.composite
@@ -55,22 +58,60 @@ def problems(draw, objectives=("throughput", "latency"), most=5):
 
 
 def least_value(problem):
-    """The least value of any placement, its operators in the given order."""
-    best, names = np.inf, problem.costs.devices
-    for device in product(names, repeat=int(problem.unit.max()) + 1):
-        placed = {op.name: device[u] for op, u in zip(problem.graph.ops, problem.unit, strict=True)}
+    """The least value of any placement; for latency and one micro-batch in any order."""
+    best, names, ops = np.inf, problem.costs.devices, problem.graph.ops
+    for device in product(range(len(names)), repeat=int(problem.unit.max()) + 1):
+        at = np.array(device)[problem.unit]
+        placed = {op.name: names[p] for op, p in zip(ops, at, strict=True)}
         try:
             best = min(best, finish_plan(problem, "all", placed, 0.0, 0.0).value)
         except InfeasibleError:
             continue
+        if problem.objective == "latency" and problem.num_micro_batches == 1:
+            best = min(best, least_makespan(problem, at))
     return best
 
 
-@settings(max_examples=40, deadline=None)
-@given(problems())
+def least_makespan(problem, at):
+    """The least makespan (s) of a placement over all orders."""
+    tasks, edges = tasks_of(problem), list(zip(*problem.arrays.edges, strict=True))
+    orders = [
+        order
+        for order in permutations(range(len(at)))
+        if all(order.index(i) < order.index(j) for i, j in edges)
+    ]
+    return min(makespan_of(tasks, at, np.array(order)) for order in orders)
+
+
+@settings(max_examples=25, deadline=None)
+@given(problems(most=4))
 def test_bounds_hold_where_memory_is_short(problem):
     best = least_value(problem)
     try:
         assert lower_bound(problem) <= best * (1 + 1e-9)
     except InfeasibleError:
         assert best == np.inf
+
+
+def test_a_row_of_runs_pays_for_what_does_not_fit():
+    """Three operators of 400 bytes and 1 s, two of which fit on a device: one transfer of 2 s."""
+    graph = make_graph({"a": [], "b": ["a"], "c": ["b"]}, out_bytes=4)
+    ops = tuple(replace(op, weights={f"w_{op.name}": 400}) for op in graph.ops)
+    cluster = make_cluster(latency_s=2.0, memory_bytes=1000)
+    problem = make_problem(replace(graph, ops=ops), [[1.0, 1.0]] * 3, cluster, objective="latency")
+    assert lower_bound(problem) == pytest.approx(5.0)
+    one = replace(problem, colocated=(("a", "b"), ("b", "c")))
+    assert lower_bound(one) == pytest.approx(3.0)  # fits nowhere: no plan, and no bound of memory
+
+
+def test_bytes_that_fast_devices_cannot_hold_take_the_time_of_slow_ones():
+    """A tenth of ten operators of 100 bytes has to run ten times slower: 9 + 10 s, not 10."""
+    graph = make_graph({f"o{i}": [f"o{i - 1}"] if i else [] for i in range(10)}, out_bytes=4)
+    ops = tuple(replace(op, weights={f"w_{op.name}": 100}) for op in graph.ops)
+    cluster = make_cluster("ab", bytes_per_s=1e12)
+    fast = replace(cluster.devices["a"], memory_bytes=1000)  # 900 with the headroom
+    cluster = replace(cluster, devices={"a": fast, "b": cluster.devices["b"]})
+    seconds = [[1.0, 10.0]] * 10
+    for objective, bound in (("latency", 19.0), ("throughput", 10.0)):
+        problem = make_problem(replace(graph, ops=ops), seconds, cluster, objective=objective)
+        assert lower_bound(problem) == pytest.approx(bound)

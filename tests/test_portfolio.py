@@ -84,3 +84,16 @@ def test_a_split_whose_activations_do_not_fit_is_made_again_with_less_memory():
     plan = solve(problem, "contiguous").best
     assert check_plan(problem, plan) == []
     assert plan.value == 9.0
+
+
+@pytest.mark.parametrize("objective", ["throughput", "latency"])
+def test_one_device_is_an_algorithm_with_a_time_limit_too(objective):
+    """Loops are compiled on a problem with other devices."""
+    problem = make_problem(make_chain(3), np.ones((3, 2)), objective=objective)
+    assert solve(problem, "single_device:b", 1.0).best.devices == ["b"]
+
+
+def test_replicas_shorten_no_batch():
+    problem = make_problem(make_chain(3), np.ones((3, 2)), objective="latency")
+    with pytest.raises(ValueError, match="'replicated' shortens no batch"):
+        solve(problem, "replicated", 1.0)

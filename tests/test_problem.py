@@ -80,6 +80,39 @@ def test_infeasible_names_the_smallest_change():
         solve(problem)
 
 
+def with_weights(num_bytes, count):
+    graph = make_chain(count, out_bytes=0)
+    ops = tuple(replace(op, weights={op.name: num_bytes}, inputs=()) for op in graph.ops)
+    return replace(graph, ops=ops, inputs=())
+
+
+def test_operators_that_fit_together_but_cannot_be_packed():
+    # 60 + 60 + 60 on 100 + 100: two must share a device.
+    problem = make_problem(
+        with_weights(60, 3), np.ones((3, 2)), make_cluster(memory_bytes=100), memory_headroom=0.0
+    )
+    with pytest.raises(InfeasibleError, match="memory binds: with 20 B more on 'a'"):
+        solve(problem)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rules", "message"),
+    [
+        ([[1, 1], [np.inf, np.inf]], {}, "none can run 'o1'; add one that can"),
+        ([[1, np.inf], [np.inf, 1]], {"colocated": (("o0", "o1"),)}, "do not colocate them"),
+        ([[1, np.inf], [1, 1]], {"pins": {"o0": "b"}}, "'a' could, but for the rules pin 'o0'"),
+        (
+            [[1, 1], [1, 1]],
+            {"pins": {"o0": "a"}, "forbidden": {"o1": ("a",)}, "colocated": (("o0", "o1"),)},
+            "pin 'o0' to 'a'; forbid 'o1' on 'a'; lift one",
+        ),
+    ],
+)
+def test_an_operator_that_nothing_may_run_is_named_with_what_forbids_it(seconds, rules, message):
+    with pytest.raises(InfeasibleError, match=message):
+        solve(make_problem(make_chain(2), seconds, **rules))
+
+
 def good_plan():
     problem = make_problem(make_graph({"a": [], "b": ["a"], "c": ["b"]}), np.ones((3, 2)))
     return problem, finish_plan(problem, "any", {"a": "a", "b": "b", "c": "a"}, 0.0, 0.0)
@@ -108,6 +141,13 @@ def test_check_plan_names_what_is_broken():
     assert "must share a device" in broken(together)
     small = replace(problem, memory_headroom=1 - 1e-9)
     assert "device 'a' needs" in broken(small)
+    assert "its value is 1, it is 2" in broken(value=1.0)
+    assert "its value is nan" in broken(value=float("nan"))
+    assert "bound 2.5 is above the value 2" in broken(lower_bound=2.5)
+    assert "objective latency" in broken(objective="latency")
+    assert "num_micro_batches 4" in broken(num_micro_batches=4)
+    priced = replace(problem, objective="cost", usd_per_hour=3600.0, latency_bound_s=2.9)
+    assert "a batch takes 3 s" in broken(priced, objective="cost", value=2000.0)
     spans = stage_timeline(problem, plan.stages)
     late = [replace(s, end_s=s.end_s + 5) if s.kind == "transfer" else s for s in spans]
     assert any("before tensor" in text for text in check_plan(problem, plan, late))

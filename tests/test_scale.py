@@ -183,10 +183,29 @@ def test_devices_without_a_link_do_what_needs_none(objective, length):
     assert plan.value == length
 
 
+def test_devices_that_serialise_without_a_link_are_refused_as_others_are():
+    cluster = Cluster("apart", make_cluster("abc", memory_bytes=500).devices)
+    problem = make_problem(
+        make_chain(4, out_bytes=400), np.ones((4, 3)), cluster, communication="serialised"
+    )
+    with pytest.raises(InfeasibleError):
+        solve(problem)
+
+
 def test_devices_without_a_link_use_both_for_graphs_in_two_parts():
     parents = {f"{part}{i}": [f"{part}{i - 1}"] if i else [] for part in "pq" for i in range(4)}
     problem = make_problem(make_graph(parents), np.ones((8, 2)), apart(10**6))
     assert solve(problem).best.value == 4.0
+
+
+def test_isolated_operators_need_no_link_and_fill_every_device():
+    """Memory alone makes the first split uneven: 3, 3, 2."""
+    cluster = Cluster("apart", make_cluster("abcd", memory_bytes=3).devices)
+    ops = tuple(replace(op, weights={op.name: 1}) for op in isolated(8).ops)
+    graph = replace(isolated(8), ops=ops)
+    problem = make_problem(graph, np.ones((8, 4)), cluster, memory_headroom=0.0)
+    split = split_evenly(problem.arrays, np.arange(4))
+    assert problem.arrays.loads(split).max() == 2.0
 
 
 @pytest.mark.parametrize("length", [4, LARGE + 1])

@@ -143,7 +143,7 @@ def test_memory_limit_refuses_with_device_need_and_limit():
     with pytest.raises(
         InfeasibleError, match=r"device 'a': the plan needs 2.* parameters.*the limit is 900 B"
     ):
-        solve(problem)
+        solve(problem, "single_device:a")
 
 
 def test_memory_fill_goes_on_when_a_device_is_full():

@@ -1,6 +1,7 @@
 """Training steps with several micro-batches as pipelines."""
 
 from dataclasses import replace
+from itertools import combinations, permutations
 
 import numpy as np
 import pytest
@@ -8,10 +9,13 @@ from conftest import make_cluster, make_op, make_problem
 
 from hardware.errors import InfeasibleError
 from scheduler.check import check_plan
+from scheduler.evaluate import finish_plan
+from scheduler.folding import folded
 from scheduler.graph import Graph, Tensor, sharing_weights
 from scheduler.portfolio import solve
-from scheduler.training_pipeline import folded, training_pipeline
-from simulator.replay import replay
+from scheduler.stage_moves import moves, refine
+from scheduler.training_pipeline import training_pipeline
+from simulator.replay import ReplayChoice, replay
 
 SECONDS = {"f": 1.0, "b": 1.0, "g": 1.0, "u": 0.5}
 """Of a layer's forward, gradient of input, gradient of weight, update."""
@@ -88,3 +92,70 @@ def test_only_training_steps_have_one():
     asked = problem(m=1)
     with pytest.raises(InfeasibleError, match="no backward pass"):
         training_pipeline(replace(asked, graph=replace(asked.graph, mode="inference")))
+
+
+def contiguous_splits(num_layers, names):
+    """Device of each layer, for every sequence of stages over some of the devices."""
+    for num_stages in range(1, len(names) + 1):
+        for devices in permutations(names, num_stages):
+            for cuts in combinations(range(1, num_layers), num_stages - 1):
+                lengths = np.diff([0, *cuts, num_layers])
+                yield np.repeat(devices, lengths)
+
+
+def uneven(m, seed, pipeline="1f1b"):
+    """Five layers of random sizes on three devices of random speeds, some memory short."""
+    rng = np.random.default_rng(seed)
+    graph = step(5)
+    layer_s, speed = rng.uniform(0.5, 2.0, 5), rng.uniform(0.5, 2.0, 3)
+    seconds = [SECONDS[op.name[0]] * layer_s[int(op.name[1:])] / speed for op in graph.ops]
+    tight = 1000 * int(rng.integers(8, 40))
+    cluster = make_cluster("pqr", bytes_per_s=2000.0, memory_bytes=tight)
+    return make_problem(
+        graph, seconds, cluster, num_micro_batches=m, memory_headroom=0.0,
+        colocated=sharing_weights(graph), pipeline=pipeline,
+    )  # fmt: skip
+
+
+def brute_force(asked):
+    """The fastest step over all contiguous splits that fit."""
+    best = np.inf
+    for layers in contiguous_splits(5, "pqr"):
+        placement = {op.name: str(layers[int(op.name[1:])]) for op in asked.graph.ops}
+        try:
+            best = min(best, finish_plan(asked, "all", placement, 0.0, 0.0).value)
+        except InfeasibleError:
+            continue
+    return best
+
+
+@pytest.mark.parametrize("pipeline", ["1f1b", "gpipe"])
+@pytest.mark.parametrize("seed", range(3))
+def test_moving_stages_finds_the_best_of_all_splits(seed, pipeline):
+    for m in (2, 4):
+        asked = uneven(m, seed, pipeline)
+        fastest = brute_force(asked)
+        plan = solve(asked, "training_pipeline", 10.0).best
+        assert plan.value == pytest.approx(fastest, rel=1e-9)
+        assert plan.lower_bound <= fastest * (1 + 1e-9)
+        assert check_plan(asked, plan) == []
+        fifo = ReplayChoice(sharing="fifo")
+        assert replay(asked, plan, fifo).latency_s.mean == pytest.approx(plan.value)
+
+
+def test_moves_change_one_boundary_or_device():
+    found = set(moves(((0, 4), (0, 1)), 8, 3, 2))
+    assert {((0, 2), (0, 1)), ((0, 6), (0, 1))} <= found
+    assert {((0, 4), (1, 0)), ((0, 4), (2, 1)), ((0, 4), (0, 2))} <= found
+    assert {((0,), (0,)), ((0,), (1,))} <= found
+    assert {((0, 2, 4), (2, 0, 1)), ((0, 4, 6), (0, 1, 2))} <= found
+    for start, device in found:
+        assert start[0] == 0
+        assert list(start) == sorted(set(start))
+        assert len(start) == len(device) == len(set(device))
+
+
+def test_what_is_no_sequence_of_stages_is_left_alone():
+    asked = problem()
+    placement = {op.name: "pq"[k % 2] for k, op in enumerate(asked.graph.ops)}
+    assert refine(asked, placement, np.inf, lambda step_s: None) is placement

@@ -89,6 +89,10 @@ def build_parser() -> argparse.ArgumentParser:
     plan.add_argument("--graph", type=Path, metavar="FILE", help="a graph file, without scenario")
     plan.add_argument("--cluster", type=Path, metavar="FILE", help="cluster file for --graph")
     plan.add_argument("--objective", choices=["throughput", "latency", "cost"])
+    plan.add_argument("--usd-per-hour", type=float, metavar="USD", help="rent, for objective cost")
+    plan.add_argument(
+        "--latency-bound", type=float, metavar="S", help="with objective cost: refuse slower plans"
+    )
     plan.add_argument("--grain", choices=grains, help="place these together (default operators)")
     plan.add_argument("--algorithm", metavar="NAME", help="one algorithm; auto takes the best")
     plan.add_argument(

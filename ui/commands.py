@@ -33,7 +33,7 @@ from ui.scenario import ModelSpec, Scenario, read_scenario
 from ui.serving import serve
 from ui.source import capture_document, captured
 from ui.terminal_generations import show_generations
-from ui.terminal_plans import overflow_words, show_memory_use, show_plans
+from ui.terminal_plans import overflow_words, show_memory_use, show_plans, value_unit
 from ui.terminal_serving import show_serving
 from ui.trace import sides_of, write_trace
 from ui.traffic import serve_traffic
@@ -106,11 +106,10 @@ def plan(arguments: argparse.Namespace) -> int:
     if not arguments.time_limit >= 0:
         raise ValueError(f"--time-limit must be seconds from 0, got {arguments.time_limit}")
     if arguments.graph:
-        prepared, scenario = _prepare_files(arguments), None
+        prepared = _prepare_files(arguments)
+        scenario = prepared.scenario
     elif arguments.scenario:
-        scenario = read_scenario(arguments.scenario)
-        changed = {k: getattr(arguments, k) for k in ("objective", "grain", "algorithm")}
-        scenario = replace(scenario, **{k: v for k, v in changed.items() if v})
+        scenario = _as_asked(read_scenario(arguments.scenario), arguments)
         prepared = prepare.prepare_anywhere(scenario, terminal.steps)
     else:
         raise ValueError("plan needs a SCENARIO, or --graph FILE with --cluster FILE")
@@ -121,6 +120,7 @@ def plan(arguments: argparse.Namespace) -> int:
     document = files.plan_document(prepared.solution.best, scenario)
     document["provenance"] = files.provenance(prepared)
     best, problem = prepared.solution.best, prepared.problem
+    document["value_unit"] = value_unit(problem)
     document["left_out"] = [d for d in problem.costs.devices if d not in best.devices]
     document["pipeline"] = files.pipeline_document(prepared, best)
     explanation = None
@@ -139,6 +139,17 @@ def plan(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _as_asked(scenario: Scenario, arguments: argparse.Namespace) -> Scenario:
+    """The scenario with what the command line changes."""
+    changed = {k: getattr(arguments, k) for k in ("objective", "grain", "algorithm")}
+    if arguments.usd_per_hour is not None:
+        changed["prices"] = replace(scenario.prices, usd_per_hour=arguments.usd_per_hour)
+    if arguments.latency_bound is not None:
+        bound_s = arguments.latency_bound
+        changed["constraints"] = replace(scenario.constraints, latency_bound_s=bound_s)
+    return replace(scenario, **{k: v for k, v in changed.items() if v})
+
+
 def _prepare_files(arguments: argparse.Namespace) -> Prepared:
     """State the problem of a graph file and a cluster file, or of a placement instance."""
     is_whole = is_instance(arguments.graph)
@@ -148,11 +159,9 @@ def _prepare_files(arguments: argparse.Namespace) -> Prepared:
     scenario = Scenario(
         ModelSpec(f"graph:{arguments.graph}", graph.samples if graph else 1),
         str(arguments.cluster or "local"),
-        arguments.objective or "throughput",
-        arguments.grain or "operators",
-        arguments.algorithm or "auto",
         name=arguments.graph.stem,
     )
+    scenario = _as_asked(scenario, arguments)
     if graph is None:
         return prepare.prepare_anywhere(scenario, terminal.steps)
     return prepare.prepare(scenario, graph, 1, read_cluster(arguments.cluster))

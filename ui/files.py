@@ -83,10 +83,10 @@ def read_plan(path: Path) -> tuple[Plan, Scenario]:
     """
     raw = read_raw(path)
     scenario = raw.pop("scenario", None)
-    for key in ("provenance", "left_out", "explanation", "pipeline"):
+    for key in ("provenance", "left_out", "explanation", "pipeline", "value_unit"):
         raw.pop(key, None)
     if not scenario:
-        raise ValueError(f"{path}: this plan was made from a graph file, without a scenario")
+        raise ValueError(f"{path}: this plan has no scenario; plan again, with -o")
     return parse(raw, Plan, str(path)), parse_scenario(scenario, str(path), path.stem)
 
 

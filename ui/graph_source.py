@@ -27,6 +27,8 @@ def instance_of(scenario: Scenario) -> Instance | None:
         "hardware": scenario.hardware == "local",
         "model.batch": scenario.model.batch == 1,
         "model.precision": not scenario.model.is_what_if,
+        "num_micro_batches": scenario.num_micro_batches in ("auto", 1),
+        "communication": scenario.communication == "overlapped",
         "traffic": scenario.traffic is None,
     }
     for key, left_out in fixed.items():

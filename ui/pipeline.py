@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from hardware.catalog import common_instances, find_instance, load_prices
+from scheduler.check import check_stages
 from scheduler.explain import explain
 from scheduler.generation import Generation
 from scheduler.graph import Graph
@@ -69,10 +70,13 @@ def plan(
 
 
 def given_plan(prepared: Prepared, chosen: Plan) -> Prepared:
-    """Split the operators that a given plan splits, and check that it speaks of this problem.
+    """Split the operators that a given plan splits, and check that it can run.
+
+    Its value and its memory are left to the replay: times may have been measured again.
 
     Raises:
-        ValueError: it places other operators, or uses devices that are not here.
+        ValueError: it places other operators, uses devices that are not here, or its stages
+            cannot run.
     """
     prepared = replace(prepared, problem=with_splits(prepared.problem, chosen.splits))
     if set(chosen.placement) != set(prepared.graph.by_name):
@@ -80,6 +84,8 @@ def given_plan(prepared: Prepared, chosen: Plan) -> Prepared:
     unknown = set(chosen.devices) - set(prepared.problem.cluster.devices)
     if unknown:
         raise ValueError(f"the plan uses devices that are not here: {', '.join(sorted(unknown))}")
+    if broken := check_stages(prepared.problem, chosen):
+        raise ValueError(f"the plan cannot run: {broken[0]}; plan it again")
     return prepared
 
 

@@ -202,9 +202,12 @@ def prepare(
         scenario.constraints.memory_headroom,
         rent(scenario)[0],
         num_micro_batches,
+        scenario.constraints.forbid,
         latency_bound_s=scenario.constraints.latency_bound_s,
         replicate=scenario.constraints.replicate is not False,
-        colocated=groups_of(at_grain(graph, scenario.grain))
+        communication=scenario.communication,
+        colocated=scenario.constraints.colocate
+        + groups_of(at_grain(graph, scenario.grain))
         + (sharing_weights(graph) if graph.mode == "training" else ()),
         pipeline=scenario.pipeline,
     )
@@ -266,8 +269,12 @@ def prepare_instance(scenario: Scenario, instance: Instance) -> Prepared:
         scenario.constraints.pin,
         memory_headroom=0.0,
         usd_per_hour=rent(scenario)[0],
+        forbidden=scenario.constraints.forbid,
         latency_bound_s=scenario.constraints.latency_bound_s,
-        colocated=instance.colocated + groups_of(at_grain(instance.graph, scenario.grain)),
+        replicate=scenario.constraints.replicate,
+        colocated=scenario.constraints.colocate
+        + instance.colocated
+        + groups_of(at_grain(instance.graph, scenario.grain)),
         communication="serialised" if instance.costs.ends else "overlapped",
     )
     return Prepared(scenario, problem)

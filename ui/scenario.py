@@ -9,7 +9,7 @@ from hardware.documents import STRICT, parse, read_raw, to_plain
 from hardware.prices import Market
 from scheduler.grouping import Grain
 from scheduler.precision import Precision, Pruning
-from scheduler.problem import Objective, Pipeline
+from scheduler.problem import Communication, Objective, Pipeline
 from simulator.arrivals import Traffic, positive
 from simulator.replay import ReplayChoice
 from simulator.serving import Serving
@@ -155,9 +155,13 @@ class PrefillPart:
 
 @dataclass(frozen=True)
 class Constraints:
-    """Pins (operator or module: device), the share of memory that stays free, a latency to keep.
+    """What a plan must keep: places of operators, memory, latency.
 
     Attributes:
+        pin: operator or module to the device that it must run on.
+        forbid: operator or module to devices that it must not run on.
+        colocate: groups of operators that must share a device.
+        memory_headroom: share of memory that stays free.
         latency_bound_s: with objective `cost`, seconds that a batch may take.
         replicate: whether `algorithm: auto` may put a stage on several devices, which take
             micro-batches in turn; by default it does where that pays, `true` insists that it can.
@@ -165,6 +169,8 @@ class Constraints:
 
     __pydantic_config__ = STRICT
     pin: dict[str, str] = field(default_factory=dict)
+    forbid: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    colocate: tuple[tuple[str, ...], ...] = ()
     memory_headroom: float = 0.1
     latency_bound_s: float | None = None
     replicate: bool | None = None
@@ -216,6 +222,8 @@ class Scenario:
         num_micro_batches: parts that a batch is cut into; 'auto' chooses.
         pipeline: order of forward and backward passes in a training step of several
             micro-batches: `1f1b`, or `gpipe` (all forward passes first).
+        communication: whether transfers are `overlapped` with compute, or `serialised` with it at
+            both ends.
         replay: how links that share a medium share it, and the engine.
         fleet: further replicas on other hardware, beside `serving.replicas` on `hardware`.
         prefill: of generations, other servers for the prompts.
@@ -229,6 +237,7 @@ class Scenario:
     algorithm: str = "auto"
     num_micro_batches: int | Literal["auto"] = "auto"
     pipeline: Pipeline = "1f1b"
+    communication: Communication = "overlapped"
     replay: ReplayChoice = field(default_factory=ReplayChoice)
     constraints: Constraints = field(default_factory=Constraints)
     traffic: Traffic | None = None

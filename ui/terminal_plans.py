@@ -23,6 +23,14 @@ def objective_value(plan: Plan, problem: Problem) -> str:
     return f"{format_seconds(plan.value)}{per}"
 
 
+def value_unit(problem: Problem) -> str:
+    """The unit of a plan's value and bound."""
+    if problem.objective == "cost":
+        return "USD per 1,000 inferences"
+    unit = "the file's unit of time" if problem.costs.transfers else "s"
+    return f"{unit} per batch" if problem.objective == "throughput" else unit
+
+
 def show_plans(prepared: Prepared) -> None:
     """All algorithms beside each other, the chosen one first, and the memory it needs."""
     if prepared.solution is None:
