@@ -14,13 +14,13 @@ from scheduler.all_reduce import gradients
 from scheduler.arrays import Arrays, Ints
 from scheduler.contract import contract
 from scheduler.evaluate import in_flight_of, plan_value
+from scheduler.folding import folded
 from scheduler.memory import memory_needs
 from scheduler.plan import cut_stages
 from scheduler.problem import Placement, Problem
 from scheduler.replicas import with_replicas
 from scheduler.tasks import MEMORY_ROUNDS
 from scheduler.team_splits import Updates, team_splits
-from scheduler.training_pipeline import folded
 
 Replicas = Mapping[str, tuple[str, ...]]
 """By first device, the devices of the further turns."""

@@ -271,7 +271,7 @@ def prepare_instance(scenario: Scenario, instance: Instance) -> Prepared:
         usd_per_hour=rent(scenario)[0],
         forbidden=scenario.constraints.forbid,
         latency_bound_s=scenario.constraints.latency_bound_s,
-        replicate=scenario.constraints.replicate,
+        replicate=scenario.constraints.replicate is True,
         colocated=scenario.constraints.colocate
         + instance.colocated
         + groups_of(at_grain(instance.graph, scenario.grain)),
