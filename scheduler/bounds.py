@@ -13,12 +13,22 @@ def lower_bound(problem: Problem, replicas: bool = False) -> float:
     Raises:
         InfeasibleError: an operator can run on no device.
     """
+    return named_bound(problem, replicas)[0]
+
+
+def named_bound(problem: Problem, replicas: bool = False) -> tuple[float, str]:
+    """The lower bound and what it comes from: `loads` of devices, or the longest `path`.
+
+    Raises:
+        InfeasibleError: an operator can run on no device.
+    """
     if reason := nowhere(problem):
         raise InfeasibleError(reason)
-    load_s = load_bound(problem, replicas) * problem.num_micro_batches
+    bounds = [(load_bound(problem, replicas) * problem.num_micro_batches, "loads")]
     if problem.objective == "latency" or problem.graph.is_sequential:
-        load_s = max(load_s, path_bound(problem))
-    return usd_per_1k(problem, load_s) if problem.objective == "cost" else load_s
+        bounds.append((path_bound(problem), "path"))
+    seconds, by = max(bounds)
+    return usd_per_1k(problem, seconds) if problem.objective == "cost" else seconds, by
 
 
 def usd_per_1k(problem: Problem, period_s: float) -> float:

@@ -66,11 +66,11 @@ def finish_plan(
     )
 
 
-def with_bound(plan: Plan, bound: float) -> Plan:
-    """The plan with a lower bound, and the gap to it."""
+def with_bound(plan: Plan, bound: float, by: str) -> Plan:
+    """The plan with a lower bound, what that comes from, and the gap to it."""
     bound = min(bound, plan.value)
     gap = (plan.value - bound) / plan.value if plan.value > 0 else 0.0
-    return replace(plan, lower_bound=bound, gap=gap)
+    return replace(plan, lower_bound=bound, gap=gap, bound_by=by)
 
 
 def plan_value(problem: Problem, stages: tuple[Stage, ...], in_flight: int) -> float:

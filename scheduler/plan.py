@@ -81,6 +81,8 @@ class Plan:
             state (throughput), or USD per 1,000 inferences (cost).
         lower_bound: no plan on this hardware is below it.
         gap: (value - lower_bound) / value.
+        bound_by: what the bound comes from: `loads` of devices and media, the longest `path`,
+            `device sets`, `integer programme`, or `modules` of a graph in series.
         placement: device by operator, in the order in which operators start.
         stages: in an order in which they can run.
         num_micro_batches: runs of the graph that make one batch.
@@ -103,6 +105,7 @@ class Plan:
     in_flight: int
     memory: Mapping[str, MemoryNeed] = field(default_factory=dict)
     splits: Splits = field(default_factory=dict)
+    bound_by: str = ""
     schema: Literal["apportion.plan/1"] = "apportion.plan/1"
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 
 from hardware.errors import InfeasibleError
 from scheduler import latency, throughput
-from scheduler.bounds import lower_bound, usd_per_1k
+from scheduler.bounds import named_bound, usd_per_1k
 from scheduler.contiguous import contiguous
 from scheduler.cpop import cpop
 from scheduler.evaluate import finish_plan, with_bound
@@ -154,6 +154,7 @@ class _Found:
     """
 
     bound: float
+    bound_by: str
     plans: list[Plan] = field(default_factory=list)
     refusals: dict[str, str] = field(default_factory=dict)
     finish_s: float = 0.0
@@ -164,12 +165,17 @@ class _Found:
         except InfeasibleError as refusal:
             self.refusals[name] = str(refusal)
 
+    def prove(self, bound: float, by: str) -> None:
+        """Take a bound where it is higher."""
+        if bound > self.bound:
+            self.bound, self.bound_by = bound, by
+
     def solution(self) -> Solution:
         """The plans from best to worst, each algorithm's best; replicas must pay."""
         self.plans.sort(key=_rank)
         best: dict[str, Plan] = {}
         for plan in self.plans:
-            best.setdefault(plan.algorithm, with_bound(plan, self.bound))
+            best.setdefault(plan.algorithm, with_bound(plan, self.bound, self.bound_by))
         plans = tuple(best.values())
         return Solution(plans[0], plans, self.refusals)
 
@@ -217,7 +223,7 @@ def solve(
     if searches and timed:
         throughput.compile_loops(problem.arrays, algorithm)
     began_s = time.perf_counter()
-    found = _Found(lower_bound(problem))
+    found = _Found(*named_bound(problem))
     for name, place in known.items():
         left_out = SLOWER if timed else SLOW + SLOWER
         if algorithm == name or (is_auto and name not in left_out):
@@ -241,7 +247,9 @@ def solve(
     if algorithm == REPLICATED or (problem.may_replicate and is_auto and not many):
         found.add(REPLICATED, lambda: _by_replicas(problem))
     if algorithm == REPLICATED or (problem.may_replicate and is_auto):
-        found.bound = min(found.bound, lower_bound(problem, replicas=True))
+        found.bound, found.bound_by = min(
+            (found.bound, found.bound_by), named_bound(problem, replicas=True)
+        )
     if not found.plans:
         raise InfeasibleError(_why_none(problem, found.refusals, is_auto))
     return found.solution()
@@ -292,7 +300,7 @@ def _by_latency(
     known = found.bound if is_latency else 0.0
     placed, name, proven = latency.latency(problem, began_s + time_limit_s, known, algorithm)
     if is_latency:
-        found.bound = max(found.bound, proven)
+        found.prove(proven, "modules")
     return finish_plan(problem, name, placed, began_s, found.bound)
 
 
@@ -313,7 +321,8 @@ def _within_latency(problem: Problem, began_s: float, time_limit_s: float, found
 def _by_search(
     problem: Problem, algorithm: str, began_s: float, deadline_s: float, tell: Tell, found: _Found
 ) -> Plan:
-    placed, how, found.bound = search(problem, deadline_s, found.bound, tell, algorithm)
+    placed, how, proven = search(problem, deadline_s, found.bound, tell, algorithm)
+    found.prove(proven, "device sets" if algorithm == "auto" else "integer programme")
     name = how if algorithm == "auto" else algorithm
     return finish_plan(problem, name, placed, began_s, found.bound)
 

@@ -11,6 +11,7 @@ from hardware.errors import InfeasibleError
 from scheduler.bounds import lower_bound
 from scheduler.evaluate import finish_plan
 from scheduler.latency_search import makespan_of
+from scheduler.portfolio import solve
 from scheduler.tasks import tasks_of
 
 
@@ -112,6 +113,7 @@ def test_bytes_that_fast_devices_cannot_hold_take_the_time_of_slow_ones():
     fast = replace(cluster.devices["a"], memory_bytes=1000)  # 900 with the headroom
     cluster = replace(cluster, devices={"a": fast, "b": cluster.devices["b"]})
     seconds = [[1.0, 10.0]] * 10
-    for objective, bound in (("latency", 19.0), ("throughput", 10.0)):
+    for objective, bound, by in (("latency", 19.0, "path"), ("throughput", 10.0, "loads")):
         problem = make_problem(replace(graph, ops=ops), seconds, cluster, objective=objective)
         assert lower_bound(problem) == pytest.approx(bound)
+        assert solve(problem).best.bound_by == by

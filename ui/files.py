@@ -139,6 +139,7 @@ def report_document(
             "objective": chosen.objective,
             "value": chosen.value,
             "lower_bound": chosen.lower_bound,
+            "bound_by": chosen.bound_by,
             "gap": chosen.gap,
             "num_micro_batches": chosen.num_micro_batches,
             "in_flight": chosen.in_flight,

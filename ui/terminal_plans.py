@@ -47,7 +47,8 @@ def show_plans(prepared: Prepared) -> None:
     ]
     rows += [[name, reason, "", "", ""] for name, reason in prepared.solution.refusals.items()]
     objective = prepared.scenario.objective
-    title = f"Plans for {objective}, the best first (gap: to a lower bound that no plan beats)"
+    by = prepared.solution.best.bound_by
+    title = f"Plans for {objective}, the best first (gap: to a bound that no plan beats, by {by})"
     table(title, ["algorithm", "value", "gap", "stages", "devices"], rows)
     if prepared.solution.best.splits and prepared.unsplit:
         out.print(_splits_text(prepared.solution.best, prepared.unsplit, prepared.problem))

@@ -33,7 +33,7 @@ def answer() -> None:
     tiles[1].metric("Throughput", f"{predicted.throughput_per_s:.4g}/s")
     tiles[1].caption(f"90 %: {slow:.4g} to {fast:.4g}")
     tiles[2].metric("Gap to the lower bound", f"{best.gap:.1%}")
-    tiles[2].caption(f"{best.algorithm}, {len(best.stages)} stages")
+    tiles[2].caption(f"{best.algorithm}, {len(best.stages)} stages; bound by {best.bound_by}")
     tiles[3].metric("Cost per 1,000", format_usd(cost.usd_per_1k) if cost else "no price")
     tiles[3].caption(cost.provenance if cost else rented.rent(scenario)[1])
     st.altair_chart(charts.graph_chart(prepared.graph, best.placement))
