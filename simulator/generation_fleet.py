@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from hardware.provenance import ERROR_BAND
 from simulator.answers import Actor, Deployment, Transfer
 from simulator.generations import Fleet, Server
+from simulator.layer_profile import LayerTimes
 from simulator.modelled_steps import ServerModel, kv_blocks, model_step_times, relative_band
 from simulator.serving import Serving
 from simulator.step_times import StepTimes
@@ -23,6 +25,7 @@ class ServerKind:
         provenance: of the price.
         room: KV cache as a multiple of what the memory has room for.
         tariff: what one that comes and goes is charged for.
+        layer_times: measured, in place of the cost model's.
     """
 
     name: str
@@ -32,6 +35,22 @@ class ServerKind:
     provenance: str = ""
     room: float = 1.0
     tariff: Tariff | None = None
+    layer_times: LayerTimes | None = None
+
+    def step_times(self, token_budget: int, max_sequences: int) -> StepTimes:
+        """Times of its steps: measured, or as the cost model predicts them.
+
+        Raises:
+            ValueError: a device does not support the dtype, or no times are in the folder.
+        """
+        if self.layer_times is not None:
+            return self.layer_times.step_times()
+        return model_step_times(self.model, token_budget, max_sequences)
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """Factors (low, high) that 90 % of step times over predicted ones lie between."""
+        return ERROR_BAND["measured"] if self.layer_times else relative_band(self.model)
 
 
 @dataclass(frozen=True)
@@ -108,10 +127,10 @@ class GenerationFleet:
         limits = replace(limits, num_blocks=max(1, int(limits.num_blocks * kind.room)))
         key = (id(kind.model), limits.token_budget, limits.max_sequences)
         if key not in self.known:
-            times = model_step_times(kind.model, limits.token_budget, limits.max_sequences)
+            times = kind.step_times(limits.token_budget, limits.max_sequences)
             self.known[key] = (kind.model, times)
         times = self.known[key][1]
         if self.end != "predicted":
-            low, high = relative_band(kind.model)
+            low, high = kind.band
             times = times.scaled(low if self.end == "low" else high)
         return Server(limits, times, kind.name, kind.tariff)

@@ -19,9 +19,13 @@ MEANS = {
 
 
 def changes(fleet: GenerationFleet) -> Iterator[tuple[str, GenerationFleet]]:
-    """The fleet with more of each resource, with one more server of each kind, with other rules."""
-    yield "twice the compute", _each(fleet, lambda kind: _faster(kind, 2.0, 1.0))
-    yield "twice the memory bandwidth", _each(fleet, lambda kind: _faster(kind, 1.0, 2.0))
+    """The fleet with more of each resource, with one more server of each kind, with other rules.
+
+    Of measured layers nobody knows what they would take on other hardware.
+    """
+    if not any(kind.layer_times for pool in fleet.pools for kind in pool):
+        yield "twice the compute", _each(fleet, lambda kind: _faster(kind, 2.0, 1.0))
+        yield "twice the memory bandwidth", _each(fleet, lambda kind: _faster(kind, 1.0, 2.0))
     yield "twice the KV cache", _each(fleet, lambda kind: replace(kind, room=2 * kind.room))
     rules, limits = fleet.serving, fleet.serving.continuous
     if 2 * limits.max_sequences <= limits.token_budget:

@@ -5,11 +5,13 @@ time_us), `attention.csv` (prefill_chunk, kv_prefill, n_decode, kv_decode, time_
 `skew.csv` (regime, t_mean_us, t_max_us, t_skew_us). Times are of one layer.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hardware.documents import STRICT
 from simulator.step_times import Array, StepTimes, least_squares_skew
 
 PER_LAYER = ("layernorm", "qkv_proj", "rotary_emb", "o_proj", "layernorm", "gate_up_proj",
@@ -19,6 +21,43 @@ PER_SEQUENCE = ("lm_head", "sampler")
 MICROSECOND = 1e-6
 COVERED = 0.85
 """Share of the grid that must have been measured at a value of an axis for the value to count."""
+
+
+@dataclass(frozen=True)
+class LayerTimes:
+    """Layers of a decoder as they were measured, in place of those that the cost model predicts.
+
+    Attributes:
+        folder: with `dense.csv`, `per_sequence.csv`, `attention.csv` and perhaps `skew.csv`.
+        num_layers: equal layers of the model, of which one was measured.
+        padded_tokens: sizes that the server pads a step's tokens to (its captured graphs).
+        step_s: what the server itself adds to every step.
+    """
+
+    __pydantic_config__ = STRICT
+    folder: str
+    num_layers: int
+    padded_tokens: tuple[int, ...] = ()
+    step_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse a model of no layers, sizes out of order, and negative times."""
+        if self.num_layers < 1:
+            raise ValueError(f"layer_times: num_layers must be at least 1, got {self.num_layers}")
+        sizes = list(self.padded_tokens)
+        if sizes and (sizes[0] < 1 or sizes != sorted(set(sizes))):
+            raise ValueError(f"layer_times: padded_tokens must rise from 1 or more, got {sizes}")
+        if self.step_s < 0:
+            raise ValueError(f"layer_times: step_s must not be negative, got {self.step_s}")
+
+    def step_times(self) -> StepTimes:
+        """Times of whole steps.
+
+        Raises:
+            ValueError: a file or a column is missing, or holds no numbers.
+        """
+        padded = np.array(self.padded_tokens, dtype=np.float64)
+        return read_step_times(Path(self.folder), self.num_layers, padded, self.step_s)
 
 
 def read_step_times(

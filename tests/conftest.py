@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -6,6 +8,7 @@ from hardware.profile import DeviceProfile, Provenance
 from scheduler.costs import CostTable
 from scheduler.graph import Graph, Op, Tensor
 from scheduler.problem import Problem
+from simulator.layer_profile import ONCE, PER_LAYER, PER_SEQUENCE
 
 LITERAL = Provenance("literal", "test")
 
@@ -71,3 +74,21 @@ def _own_cache(tmp_path_factory):
     patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     yield
     patch.undo()
+
+
+def write_layers(folder):
+    """Layers as a profiler writes them: 1 us a token, 5 us a sequence, attention by context."""
+    tables = {
+        "dense": [("layer", "tokens", "time_us")]
+        + [(name, n, n) for name in sorted({*PER_LAYER, *ONCE}) for n in (1, 2)],
+        "per_sequence": [("layer", "sequences", "time_us")]
+        + [(name, n, 5) for name in PER_SEQUENCE for n in (1, 2)],
+        "attention": [("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us")]
+        + [
+            (c, p, n, k, c + n * k)
+            for c, p, n, k in itertools.product((0, 16), (0, 16), (0, 1, 2), (0, 16))
+        ],
+    }
+    for name, rows in tables.items():
+        text = "".join(",".join(map(str, row)) + "\n" for row in rows)
+        (folder / f"{name}.csv").write_text(text)

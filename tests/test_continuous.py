@@ -2,6 +2,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from conftest import write_layers
 
 from simulator.answers import Deployment, answer
 from simulator.autoscaling import Autoscaling
@@ -10,7 +11,7 @@ from simulator.boot import AT_ONCE
 from simulator.continuous import generate, generate_while
 from simulator.fast_continuous import generate_fast
 from simulator.generations import ContinuousBatching, Fleet, Generations, Server
-from simulator.layer_profile import ONCE, PER_LAYER, PER_SEQUENCE, read_step_times
+from simulator.layer_profile import read_step_times
 from simulator.renting import Conditions, operate
 from simulator.step_times import StepTimes, least_squares_skew
 
@@ -116,21 +117,7 @@ def test_the_compiled_engine_gives_the_same_times_to_the_last_bit(seed, routing)
 
 
 def test_a_layer_profile_is_read_and_sums_its_layers(tmp_path):
-    (tmp_path / "dense.csv").write_text(
-        "layer,tokens,time_us\n"
-        + "".join(f"{name},{n},{n}\n" for name in {*PER_LAYER, *ONCE} for n in (1, 2))
-    )
-    (tmp_path / "per_sequence.csv").write_text(
-        "layer,sequences,time_us\n"
-        + "".join(f"{name},{n},5\n" for name in PER_SEQUENCE for n in (1, 2))
-    )
-    (tmp_path / "attention.csv").write_text(
-        "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us\n"
-        + "".join(
-            f"{c},{p},{n},{k},{c + n * k}\n"
-            for c in (0, 16) for p in (0, 16) for n in (0, 1, 2) for k in (0, 16)
-        )
-    )  # fmt: skip
+    write_layers(tmp_path)
     times = read_step_times(tmp_path, num_layers=3)
     decode_us = (3 * 8 + 2) + 2 * 5 + 3 * 16
     assert times.step([], 1, 16, 16) == pytest.approx(decode_us * 1e-6)

@@ -76,7 +76,8 @@ def _others(scenario: Scenario) -> list[Rented | str]:
 
 
 def _planned(scenario: Scenario, part: FleetPart | PrefillPart, steps: Steps) -> ServerKind:
-    scenario = replace(scenario, hardware=part.hardware, fleet=(), prefill=None)
+    own = replace(scenario, hardware=part.hardware, layer_times=part.layer_times)
+    scenario = replace(own, fleet=(), prefill=None)
     prepared = pipeline.plan(prepare_anywhere(scenario, steps), steps)
     assert prepared.solution is not None
     return _kind(scenario, prepared, prepared.solution.best, part.replicas)
@@ -100,7 +101,10 @@ def _kind(scenario: Scenario, prepared: Prepared, chosen: Plan, replicas: int) -
     at_work = dict.fromkeys(model.placement.values(), 1.0)
     tariff = tariff_of(scenario, machine_power(model.cluster.devices, at_work))
     name = hardware_name(scenario)
-    return ServerKind(name, model, replicas, usd_per_hour, provenance, tariff=tariff)
+    times = scenario.layer_times
+    return ServerKind(
+        name, model, replicas, usd_per_hour, provenance, tariff=tariff, layer_times=times
+    )
 
 
 def _servers_per_machine(scenario: Scenario, devices: set[str]) -> int:

@@ -11,6 +11,7 @@ from scheduler.grouping import Grain
 from scheduler.precision import Precision, Pruning
 from scheduler.problem import Communication, Objective, Pipeline
 from simulator.arrivals import Traffic, positive
+from simulator.layer_profile import LayerTimes
 from simulator.replay import ReplayChoice
 from simulator.serving import Serving
 
@@ -124,11 +125,16 @@ class Rented:
 
 @dataclass(frozen=True)
 class FleetPart:
-    """Replicas of the same model on other hardware, which share the traffic."""
+    """Replicas of the same model on other hardware, which share the traffic.
+
+    Attributes:
+        layer_times: as the scenario's, of this hardware.
+    """
 
     __pydantic_config__ = STRICT
     hardware: Rented | str
     replicas: int = 1
+    layer_times: LayerTimes | None = None
 
     def __post_init__(self) -> None:
         """Refuse a part of none."""
@@ -141,12 +147,14 @@ class PrefillPart:
 
     Attributes:
         network: name of a link of the catalog, or figures; None: the slowest of the instances' own.
+        layer_times: as the scenario's, of this hardware.
     """
 
     __pydantic_config__ = STRICT
     hardware: Rented | str
     replicas: int = 1
     network: Network | str | None = None
+    layer_times: LayerTimes | None = None
 
     def __post_init__(self) -> None:
         """Refuse a part of none."""
@@ -227,6 +235,7 @@ class Scenario:
         replay: how links that share a medium share it, and the engine.
         fleet: further replicas on other hardware, beside `serving.replicas` on `hardware`.
         prefill: of generations, other servers for the prompts.
+        layer_times: of generations, layers as measured on `hardware`, from which traffic is served.
     """
 
     __pydantic_config__ = STRICT
@@ -244,6 +253,7 @@ class Scenario:
     serving: Serving = field(default_factory=Serving)
     fleet: tuple[FleetPart, ...] = ()
     prefill: PrefillPart | None = None
+    layer_times: LayerTimes | None = None
     prices: PriceChoice = field(default_factory=PriceChoice)
     name: str = ""
 
@@ -251,6 +261,11 @@ class Scenario:
         """Refuse servers for prompts where there are none, and replicas where there can be none."""
         if self.prefill and self.model.mode != "generation":
             raise ValueError(f"prefill needs model.mode generation, got {self.model.mode}")
+        given = self.layer_times or any(part.layer_times for part in self.fleet)
+        if given and self.model.mode != "generation":
+            raise ValueError(f"layer_times needs model.mode generation, got {self.model.mode}")
+        if given and self.traffic is None:
+            raise ValueError("layer_times needs traffic, which alone is served from it")
         if self.constraints.replicate is False and self.algorithm == "replicated":
             raise ValueError("algorithm replicated: constraints.replicate is false; leave it out")
         if self.constraints.replicate and (reason := self._why_no_replicas):
