@@ -176,6 +176,8 @@ def _reassign(search: Search, until_s: float) -> None:
         limit_s = min(SOLVE_S, until_s - time.perf_counter())
         found = reassign(arrays, here.device, sorted(among), limit_s)
         if found.status in ("missing", "large"):
+            if found.status == "missing":
+                warnings.warn(f"integer programme: {UNSOLVED['missing']}; left out", stacklevel=2)
             return
         here.offer(arrays, found.device, "integer_programme")
 

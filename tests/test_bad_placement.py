@@ -1,4 +1,6 @@
 import json
+import sys
+from importlib.machinery import PathFinder
 
 import pytest
 from conftest import make_chain
@@ -148,3 +150,33 @@ def test_scenarios_forbid_and_colocate(tmp_path, capsys, rules, code, expected):
     assert main(["plan", str(scenario), "--time-limit", "0", "--json"]) == code
     answer = json.loads(capsys.readouterr().out)
     assert expected == answer["placement"] if code == 0 else expected in answer["error"]
+
+
+@pytest.mark.parametrize("algorithm", ["auto", "latency_exact"])
+def test_without_a_solver_the_latency_is_searched_and_that_is_said(
+    tmp_path, capsys, monkeypatch, algorithm
+):
+    monkeypatch.setattr("scheduler.latency.find_spec", lambda name: None)
+    for name in [name for name in sys.modules if name.startswith("ortools")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(PathFinder, "find_spec", without("ortools"))
+    path = tmp_path / "instance.json"
+    # Two branches pay on two devices, so that the bound leaves something to be searched.
+    nodes = [node(i) for i in range(1, 5)]
+    ends = [(1, 2), (1, 3), (2, 4), (3, 4)]
+    edges = [{"sourceId": src, "destId": dst, "cost": 0.2} for src, dst in ends]
+    path.write_text(json.dumps(document(nodes=nodes, edges=edges)))
+    asked = ["--objective", "latency", "--algorithm", algorithm, "--time-limit", "0.1", "--json"]
+    assert main(["plan", "--graph", str(path), *asked]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["value"] <= 4.0
+    assert "apportion: warning: latency: ortools is not installed" in shown.err
+
+
+def without(hidden):
+    found = PathFinder.find_spec
+
+    def find_spec(name, path=None, target=None):
+        return None if name.startswith(hidden) else found(name, path, target)
+
+    return find_spec

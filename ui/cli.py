@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import warnings
 from pathlib import Path
 
 from ui.exits import BAD_INPUT, INFEASIBLE, INTERRUPTED, RUN_FAILED
@@ -13,6 +14,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     from hardware.errors import InfeasibleError
 
+    warnings.showwarning = _warn
     try:
         code = _command(arguments)
         sys.stdout.flush()
@@ -32,6 +34,10 @@ def _command(arguments: argparse.Namespace) -> int:
 
     code: int = getattr(commands, arguments.command)(arguments)
     return code
+
+
+def _warn(message: Warning | str, *_: object) -> None:
+    print(f"apportion: warning: {message}", file=sys.stderr)
 
 
 def _fail(arguments: argparse.Namespace, word: str, reason: object, code: int) -> int:
