@@ -63,6 +63,7 @@ def reassign(arrays: Arrays, device: Ints, among: list[int], limit_s: float) -> 
     model, x = _programme(cp_model.CpModel(), arrays, device, among, TICKS / value)
     solver = cp_model.CpSolver()
     solver.parameters.max_time_in_seconds = max(limit_s, 0.01)
+    solver.parameters.catch_sigint_signal = False  # it would take Ctrl-C from Python for good
     solver.parameters.num_workers = WORKERS
     status = solver.solve(model)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):

@@ -74,6 +74,7 @@ def exact_schedule(
             model.add_hint(on[u][p], int(device[i] == p))
     model.minimize(last)
     solver = cp_model.CpSolver()
+    solver.parameters.catch_sigint_signal = False  # it would take Ctrl-C from Python for good
     solver.parameters.num_workers = 2
     solver.parameters.max_time_in_seconds = time_limit_s
     status = solver.solve(model)

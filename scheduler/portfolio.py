@@ -78,11 +78,16 @@ REFINING = 0.7
 
 @dataclass(frozen=True)
 class Solution:
-    """The best plan, all plans from best to worst, and why the other algorithms gave none."""
+    """The best plan, all plans from best to worst, and why the other algorithms gave none.
+
+    Attributes:
+        stopped: whether Ctrl-C ended the search; the plans are the best until then.
+    """
 
     best: Plan
     plans: tuple[Plan, ...]
     refusals: dict[str, str]
+    stopped: bool = False
 
 
 def algorithms(problem: Problem) -> dict[str, Algorithm]:
@@ -107,8 +112,10 @@ def _check_name(algorithm: str, known: Iterable[str]) -> None:
 
 def search(
     problem: Problem, deadline_s: float, bound: float, tell: Tell, name: str = "auto"
-) -> tuple[Placement, str, float]:
-    """The best split that a search for throughput finds; returns also its name and the bound.
+) -> tuple[Placement, str, float, bool]:
+    """The best split that a search for throughput finds, its name, the bound, and a flag.
+
+    The flag says whether Ctrl-C ended the search.
 
     Raises:
         InfeasibleError: no split fits the devices' memory.
@@ -120,15 +127,18 @@ def search(
         return usd_per_1k(problem, period_s) if problem.objective == "cost" else period_s
 
     known = bound / in_unit(1.0) if problem.objective != "latency" else 0.0
-    best = throughput.start(arrays, known)
+    best, stopped = throughput.start(arrays, known), False
     if best.load < np.inf:
         told = _silent if problem.objective == "latency" else tell
-        throughput.improve(
-            arrays, best, deadline_s, lambda load, low: told(in_unit(load), in_unit(low)), name
-        )
+        try:
+            throughput.improve(
+                arrays, best, deadline_s, lambda load, low: told(in_unit(load), in_unit(low)), name
+            )
+        except KeyboardInterrupt:
+            stopped = True
     names = problem.costs.devices
     placed = {op.name: names[d] for op, d in zip(problem.graph.ops, best.device, strict=True)}
-    return placed, best.algorithm or "single_device", max(bound, in_unit(best.bound))
+    return placed, best.algorithm or "single_device", max(bound, in_unit(best.bound)), stopped
 
 
 def _fastest(problem: Problem, time_limit_s: float) -> Plan:
@@ -158,12 +168,19 @@ class _Found:
     plans: list[Plan] = field(default_factory=list)
     refusals: dict[str, str] = field(default_factory=dict)
     finish_s: float = 0.0
+    stopped: bool = False
 
     def add(self, name: str, make: Callable[[], Plan]) -> None:
+        """Add a plan or a refusal; after Ctrl-C nothing is tried any more."""
         try:
-            self.plans.append(make())
+            if not self.stopped:
+                self.plans.append(make())
         except InfeasibleError as refusal:
             self.refusals[name] = str(refusal)
+        except KeyboardInterrupt:
+            if not self.plans:
+                raise
+            self.stopped = True
 
     def prove(self, bound: float, by: str) -> None:
         """Take a bound where it is higher."""
@@ -177,7 +194,7 @@ class _Found:
         for plan in self.plans:
             best.setdefault(plan.algorithm, with_bound(plan, self.bound, self.bound_by))
         plans = tuple(best.values())
-        return Solution(plans[0], plans, self.refusals)
+        return Solution(plans[0], plans, self.refusals, self.stopped)
 
 
 def solve(
@@ -321,7 +338,7 @@ def _within_latency(problem: Problem, began_s: float, time_limit_s: float, found
 def _by_search(
     problem: Problem, algorithm: str, began_s: float, deadline_s: float, tell: Tell, found: _Found
 ) -> Plan:
-    placed, how, proven = search(problem, deadline_s, found.bound, tell, algorithm)
+    placed, how, proven, found.stopped = search(problem, deadline_s, found.bound, tell, algorithm)
     found.prove(proven, "device sets" if algorithm == "auto" else "integer programme")
     name = how if algorithm == "auto" else algorithm
     return finish_plan(problem, name, placed, began_s, found.bound)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardware.errors import InfeasibleError
+from scheduler import throughput
 from scheduler.check import check_plan
 from scheduler.evaluate import finish_plan
 from scheduler.portfolio import solve
@@ -95,5 +96,31 @@ def test_one_device_is_an_algorithm_with_a_time_limit_too(objective):
 
 def test_replicas_shorten_no_batch():
     problem = make_problem(make_chain(3), np.ones((3, 2)), objective="latency")
-    with pytest.raises(ValueError, match="'replicated' shortens no batch"):
+    with pytest.raises(ValueError, match="algorithm replicated goes with"):
         solve(problem, "replicated", 1.0)
+
+
+def test_ctrl_c_ends_a_search_with_the_best_plan_so_far(monkeypatch):
+    """In the search's third step; before any plan there is nothing to keep."""
+    rng = np.random.default_rng(1)
+    problem = make_problem(make_chain(30), rng.uniform(1, 9, (30, 3)), make_cluster("abc"))
+    calls = []
+
+    def interrupted(step, search):
+        calls.append(step)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        run(step, search)
+
+    run = throughput._run
+    monkeypatch.setattr(throughput, "_run", interrupted)
+    found = solve(problem, time_limit_s=20.0)
+    assert (found.stopped, len(calls)) == (True, 3)
+    assert check_plan(problem, found.best) == []
+    monkeypatch.setattr("scheduler.portfolio.single_device", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        solve(problem)
+
+
+def interrupt(problem, device):
+    raise KeyboardInterrupt

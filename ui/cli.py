@@ -14,7 +14,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     from hardware.errors import InfeasibleError
 
-    warnings.showwarning = _warn
+    warnings.showwarning = _warn  # type: ignore[assignment]
     try:
         code = _command(arguments)
         sys.stdout.flush()

@@ -115,8 +115,11 @@ def plan(arguments: argparse.Namespace) -> int:
         raise ValueError("plan needs a SCENARIO, or --graph FILE with --cluster FILE")
     for note in unsupported(prepared.graph, prepared.problem.cluster):
         terminal.notes.print(f"Note: {note}")
-    prepared = pipeline.plan(prepared, terminal.steps, arguments.time_limit, terminal.improved)
+    with terminal.interruptions() as pressed:
+        prepared = pipeline.plan(prepared, terminal.steps, arguments.time_limit, terminal.improved)
     assert prepared.solution is not None
+    if pressed:
+        terminal.note("stopped by Ctrl-C; this is the best plan until then.")
     document = files.plan_document(prepared.solution.best, scenario)
     document["provenance"] = files.provenance(prepared)
     best, problem = prepared.solution.best, prepared.problem
@@ -136,7 +139,7 @@ def plan(arguments: argparse.Namespace) -> int:
         terminal.show_provenance(prepared)
         if not arguments.output:
             terminal.out.print("Add -o plan.json to keep the plan, --json to print it.")
-    return DONE
+    return INTERRUPTED if pressed else DONE
 
 
 def _as_asked(scenario: Scenario, arguments: argparse.Namespace) -> Scenario:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,7 @@ def plan(
 ) -> Prepared:
     """Run the placement algorithms; search within the time limit, telling value and bound.
 
-    Where operators may be split, half of the time limit goes to that.
+    Where operators may be split, half of the time limit goes to that. Ctrl-C ends either.
     """
     problem, algorithm = prepared.problem, prepared.scenario.algorithm
     splitting = time_limit_s > 0 and algorithm == "auto" and may_split(problem)
@@ -62,8 +63,8 @@ def plan(
     if prepared.tried:
         plans = tuple(over_all(one, prepared.tried) for one in solution.plans)
         solution = replace(solution, best=plans[0], plans=plans)
-    if splitting:
-        with steps("Splitting operators where it pays"):
+    if splitting and not solution.stopped:
+        with steps("Splitting operators where it pays"), suppress(KeyboardInterrupt):
             deadline_s = time.perf_counter() + time_limit_s - search_s
             problem, solution = split_where_it_pays(problem, solution, algorithm, deadline_s)
     return replace(prepared, problem=problem, solution=solution, unsplit=unsplit)

@@ -1,8 +1,10 @@
 """What a person reads in the terminal: progress on standard error, tables on standard output."""
 
+import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -38,6 +40,22 @@ def improved(value: float, bound: float) -> None:
     """Say how far a search is: best value so far, bound so far, in the objective's unit."""
     gap = (value - bound) / value if value > 0 else 0.0
     notes.print(f"best {value:.6g}, bound {bound:.6g}, gap {gap:.2%}")
+
+
+@contextmanager
+def interruptions() -> Iterator[list[int]]:
+    """Keep the signals of Ctrl-C, each of which interrupts as ever: a search may end there."""
+    pressed: list[int] = []
+
+    def press(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def note(text: str) -> None:
