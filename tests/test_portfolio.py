@@ -96,7 +96,7 @@ def test_one_device_is_an_algorithm_with_a_time_limit_too(objective):
 
 def test_replicas_shorten_no_batch():
     problem = make_problem(make_chain(3), np.ones((3, 2)), objective="latency")
-    with pytest.raises(ValueError, match="algorithm replicated goes with"):
+    with pytest.raises(ValueError, match="'replicated' shortens no batch"):
         solve(problem, "replicated", 1.0)
 
 
