@@ -2,6 +2,7 @@
 
 from hardware.errors import InfeasibleError
 from scheduler.load_bound import load_bound
+from scheduler.media_bound import media_bound
 from scheduler.path_bound import path_bound
 from scheduler.problem import Problem
 from scheduler.shortage import nowhere
@@ -17,7 +18,7 @@ def lower_bound(problem: Problem, replicas: bool = False) -> float:
 
 
 def named_bound(problem: Problem, replicas: bool = False) -> tuple[float, str]:
-    """The lower bound and what it comes from: `loads` of devices, or the longest `path`.
+    """The lower bound and what it comes from: `loads` of devices and media, or the longest `path`.
 
     Raises:
         InfeasibleError: an operator can run on no device.
@@ -27,6 +28,8 @@ def named_bound(problem: Problem, replicas: bool = False) -> tuple[float, str]:
     bounds = [(load_bound(problem, replicas) * problem.num_micro_batches, "loads")]
     if problem.objective == "latency" or problem.graph.is_sequential:
         bounds.append((path_bound(problem), "path"))
+    else:
+        bounds.append((media_bound(problem) * problem.num_micro_batches, "loads"))
     seconds, by = max(bounds)
     return usd_per_1k(problem, seconds) if problem.objective == "cost" else seconds, by
 

@@ -43,7 +43,7 @@ def dual_bound(answer: Answer, alike: Ints, room: Floats) -> tuple[float, Floats
             best, at = bound, (y, price.copy())
         scale = scale or best or 1.0
         cuts.append(np.concatenate([times / scale, held[short] / room[short] - 1]))
-        point, ceiling = _highest(np.array(cuts), alike)
+        point, ceiling = highest(np.array(cuts), alike)
         y = point[: len(alike)]
         price[short] = point[len(alike) :] * scale / room[short]
         if ceiling * scale <= best * (1 + CUT_TOLERANCE):
@@ -51,7 +51,7 @@ def dual_bound(answer: Answer, alike: Ints, room: Floats) -> tuple[float, Floats
     return best, *at
 
 
-def _highest(cuts: Floats, alike: Ints) -> tuple[Floats, float]:
+def highest(cuts: Floats, alike: Ints) -> tuple[Floats, float]:
     """The point under which the lowest of the cuts is highest, and that height."""
     from scipy.optimize import linprog
 
