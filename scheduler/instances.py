@@ -122,7 +122,7 @@ def _json_contents(path: Path) -> _Contents:
     for key, entries in zip(("nodes", "edges"), lists, strict=True):
         if not isinstance(entries, list):
             raise ValueError(f"{path}: {key} must be a list, got {entries!r}")
-    num_acc, num_cpu = (int(_figure(raw, key, path)) for key in ("maxFPGAs", "maxCPUs"))
+    num_acc, num_cpu = (_count(raw, key, path) for key in ("maxFPGAs", "maxCPUs"))
     limit = _figure(raw, "maxSizePerFPGA", path)
     on_acc = np.array([1.0] * num_acc + [0.0] * num_cpu)
     nodes, colours = [], defaultdict(list)
@@ -240,6 +240,13 @@ def _figure(entry: Any, key: str, where: object) -> float:
     if not 0 <= figure < math.inf:
         raise ValueError(f"{where}: {key} must be a number from 0, got {value!r}")
     return figure
+
+
+def _count(entry: Any, key: str, where: object) -> int:
+    figure = _figure(entry, key, where)
+    if figure % 1:
+        raise ValueError(f"{where}: {key} must be a whole number, got {entry[key]!r}")
+    return int(figure)
 
 
 def _graph(path: Path, contents: _Contents) -> tuple[Graph, dict[str, Figures]]:

@@ -15,8 +15,9 @@ def single_device(problem: Problem, device: str) -> Placement:
 def memory_fill(problem: Problem) -> Placement:
     """Fill devices with parameters in order, the fastest first; go on when one is full.
 
-    What `device_map="auto"` of Hugging Face Accelerate does (accelerate.infer_auto_device_map): a
-    shared parameter stays with its first user. A colocation group goes where its first operator
+    What `infer_auto_device_map` of Hugging Face Accelerate does for `device_map`, without the room
+    that it keeps on the first device for offloaded layers: a shared parameter stays with its first
+    user. A colocation group goes where its first operator
     does; a device that may not run it is passed over.
 
     Raises:

@@ -36,6 +36,8 @@ BACK = {"sourceId": 2, "destId": 1, "cost": 0.5}
         ({"nodes": [node(1, supportedOnFpga=0), node(2)]}, 1, "'1'"),
         ({"nodes": [node(1, size=500.0), node(2)]}, 1, "more there would do"),
         ({"nodes": [], "edges": []}, 2, "graph 'instance' has no operators"),
+        ({"maxFPGAs": 2.5}, 2, "maxFPGAs must be a whole number, got 2.5"),
+        ({"maxFPGAs": 0}, 2, "has no devices"),
     ],
 )
 def test_one_clear_error(tmp_path, capsys, changes, code, message):

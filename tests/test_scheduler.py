@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from conftest import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hardware.cluster import Cluster
 from hardware.errors import InfeasibleError
 from scheduler.bounds import lower_bound
 from scheduler.costs import CostTable, cost_table, op_seconds, rescale
@@ -21,6 +23,7 @@ from scheduler.evaluate import finish_plan
 from scheduler.graph import Graph, Tensor, with_samples
 from scheduler.plan import cut_stages
 from scheduler.portfolio import algorithms, solve
+from scheduler.single_device import memory_fill
 from scheduler.timeline import loads, makespan, stage_timeline
 
 
@@ -144,6 +147,30 @@ def test_memory_limit_refuses_with_device_need_and_limit():
         InfeasibleError, match=r"device 'a': the plan needs 2.* parameters.*the limit is 900 B"
     ):
         solve(problem, "single_device:a")
+
+
+@pytest.mark.parametrize(
+    ("room", "expected"),
+    [((100, 200), "abb"), ((100, 172, 200), "abb"), ((100, 171, 200), "abc")],
+)
+def test_memory_fill_places_the_model_of_accelerate_s_own_test(room, expected):
+    """Layers of 64, 72 and 100 bytes (Accelerate, tests/test_modeling_utils.py).
+
+    Its first device, of 200 bytes, keeps room for the largest layer, in case that others are
+    offloaded; that is taken off here. The third case is ours.
+    """
+    sizes = {"linear1": 64, "batchnorm": 72, "linear2": 100}
+    graph = make_graph({name: [] for name in sizes}, out_bytes=0)
+    ops = tuple(replace(op, weights={op.name: sizes[op.name]}) for op in graph.ops)
+    names = "abc"[: len(room)]
+    devices = {
+        name: make_profile(memory_bytes=size) for name, size in zip(names, room, strict=True)
+    }
+    problem = make_problem(
+        replace(graph, ops=ops), np.ones((3, len(room))), Cluster("fill", devices),
+        memory_headroom=0.0,
+    )  # fmt: skip
+    assert "".join(memory_fill(problem).values()) == expected
 
 
 def test_memory_fill_goes_on_when_a_device_is_full():
