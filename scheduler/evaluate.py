@@ -89,7 +89,8 @@ def in_flight_of(problem: Problem, stages: tuple[Stage, ...]) -> int:
     """Micro-batches in the pipeline at once; those of one batch where no other follows it.
 
     Twice what keeps the fullest resource busy by Little's law: a micro-batch alone takes at most
-    the sum of all loads, and one leaves in the time of the largest.
+    the sum of all loads, and one leaves in the time of the largest. A replica has one that it works
+    on and one that waits for it: what others send comes in bursts.
     """
     if problem.trains_in_parts:
         return in_pipeline(problem, stage_work(problem, stages))
@@ -98,7 +99,8 @@ def in_flight_of(problem: Problem, stages: tuple[Stage, ...]) -> int:
         return 1
     load_s = loads(problem, stages).values()
     enough = 2 * ceil(sum(load_s) / max(load_s)) + 2 if 0 < max(load_s) < np.inf else 1
-    most = min(num_devices + 1, enough)
+    waits = num_devices if any(stage.replicas for stage in stages) else 1
+    most = min(num_devices + waits, enough)
     return min(most, problem.num_micro_batches) if problem.objective == "latency" else most
 
 

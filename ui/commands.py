@@ -29,6 +29,7 @@ from ui.inventory import devices as devices
 from ui.inventory import prices as prices
 from ui.prepare import Prepared
 from ui.rented import rent
+from ui.replication import replication_document
 from ui.scenario import ModelSpec, Scenario, read_scenario
 from ui.serving import serve
 from ui.source import capture_document, captured
@@ -126,6 +127,7 @@ def plan(arguments: argparse.Namespace) -> int:
     document["value_unit"] = value_unit(problem)
     document["left_out"] = [d for d in problem.costs.devices if d not in best.devices]
     document["pipeline"] = files.pipeline_document(prepared, best)
+    document["replication"] = replication_document(problem, best)
     explanation = None
     if arguments.explain:
         explanation = pipeline.explained(prepared, best, terminal.steps).explanation

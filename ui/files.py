@@ -20,6 +20,7 @@ from simulator.whatif import Outcome
 from ui.pipeline import Measured, generation_report
 from ui.prepare import Prepared
 from ui.rented import rent
+from ui.replication import replication_document
 from ui.scenario import Scenario, parse_scenario
 
 _BATCHES = {
@@ -83,7 +84,9 @@ def read_plan(path: Path) -> tuple[Plan, Scenario]:
     """
     raw = read_raw(path)
     scenario = raw.pop("scenario", None)
-    for key in ("provenance", "left_out", "explanation", "pipeline", "value_unit"):
+    for key in (
+        "provenance", "left_out", "explanation", "pipeline", "value_unit", "replication",
+    ):  # fmt: skip
         raw.pop(key, None)
     if not scenario:
         raise ValueError(f"{path}: this plan has no scenario; plan again, with -o")
@@ -147,6 +150,7 @@ def report_document(
             "memory": {d: to_plain(need) for d, need in chosen.memory.items()},
         },
         "pipeline": pipeline_document(prepared, chosen),
+        "replication": replication_document(prepared.problem, chosen),
         "provenance": provenance(prepared),
         "assumptions": [
             "inputs and outputs lie in the memory of the device that reads or writes them",

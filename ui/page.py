@@ -15,6 +15,7 @@ from simulator.whatif import Outcome
 from ui.charts import cost_chart, graph_chart, memory_chart, serving_chart, timeline_chart
 from ui.explained import explanation_lines, short_tables
 from ui.prepare import Prepared
+from ui.replication import replication_lines, seats
 from ui.terminal_generations import generation_tables
 from ui.terminal_plans import held_words, overflow_words
 from ui.terminal_serving import bill_rows
@@ -36,7 +37,7 @@ def write_page(
     if document["measured"]:
         sides["measured"] = [_span(span) for span in document["measured"]["spans"]]
     charts = [
-        graph_chart(prepared.graph, chosen.placement),
+        graph_chart(prepared.graph, seats(chosen)),
         timeline_chart(sides, "One batch alone, operator by operator"),
         memory_chart(_memory_uses(document)),
     ]
@@ -44,7 +45,11 @@ def write_page(
         charts.append(cost_chart(what_if))
     if document.get("serving") and document["serving"]["series"]:
         charts.append(serving_chart(document["serving"]["series"]))
-    parts = [_summary(document, str(prepared.scenario.model)), _why(prepared, chosen)]
+    parts = [
+        _summary(document, str(prepared.scenario.model)),
+        *(f"<p>{escape(words)}</p>" for words in replication_lines(prepared.problem, chosen)),
+        _why(prepared, chosen),
+    ]
     _write(path, charts, "".join([*parts, _notes(document)]), document["name"])
 
 

@@ -10,6 +10,7 @@ from scheduler.plan import Plan
 from scheduler.problem import Problem
 from scheduler.report import MemoryUse, Moment
 from ui.prepare import Prepared
+from ui.replication import device_words, replication_lines
 from ui.terminal import out, table
 
 
@@ -41,7 +42,7 @@ def show_plans(prepared: Prepared) -> None:
             objective_value(p, prepared.problem),
             f"{p.gap:.1%}",
             str(len(p.stages)),
-            ", ".join(p.devices),
+            device_words(p),
         ]
         for p in prepared.solution.plans
     ]
@@ -53,6 +54,8 @@ def show_plans(prepared: Prepared) -> None:
     if prepared.solution.best.splits and prepared.unsplit:
         out.print(_splits_text(prepared.solution.best, prepared.unsplit, prepared.problem))
     best = prepared.solution.best
+    for words in replication_lines(prepared.problem, best):
+        out.print(f"{words}\n")
     unused = [d for d in prepared.problem.costs.devices if d not in best.devices]
     if unused:
         out.print(f"Left out: {', '.join(unused)}; no plan found with more devices is better.\n")

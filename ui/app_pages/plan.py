@@ -5,6 +5,7 @@ import streamlit as st
 from hardware.units import format_bytes, format_seconds, format_usd
 from ui import charts, files, forms, pipeline, prepare, rented
 from ui.explained import explanation_lines, short_tables
+from ui.replication import device_words, replication_lines, seats
 from ui.terminal_plans import objective_value
 
 st.title("Plan")
@@ -36,7 +37,9 @@ def answer() -> None:
     tiles[2].caption(f"{best.algorithm}, {len(best.stages)} stages; bound by {best.bound_by}")
     tiles[3].metric("Cost per 1,000", format_usd(cost.usd_per_1k) if cost else "no price")
     tiles[3].caption(cost.provenance if cost else rented.rent(scenario)[1])
-    st.altair_chart(charts.graph_chart(prepared.graph, best.placement))
+    for words in replication_lines(prepared.problem, best):
+        st.caption(words)
+    st.altair_chart(charts.graph_chart(prepared.graph, seats(best)))
     st.altair_chart(charts.timeline_chart({"predicted": predicted.spans}, "One batch alone"))
     st.altair_chart(charts.memory_chart(predicted.memory))
     left, right = st.columns(2)
@@ -44,7 +47,7 @@ def answer() -> None:
     left.dataframe(
         [
             {"algorithm": p.algorithm, "value": objective_value(p, prepared.problem),
-             "gap": f"{p.gap:.1%}", "devices": ", ".join(p.devices)}
+             "gap": f"{p.gap:.1%}", "devices": device_words(p)}
             for p in prepared.solution.plans
         ],
         key="algorithms",
