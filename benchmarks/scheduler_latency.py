@@ -23,7 +23,8 @@ from scheduler.costs import cost_table
 from scheduler.instances import read_instance
 from scheduler.latency import compile_loops
 from scheduler.latency_exact import exact_schedule
-from scheduler.latency_search import best_start, improve_schedule, makespan_of
+from scheduler.latency_search import best_start, improve_schedule
+from scheduler.latency_timeline import makespan_of
 from scheduler.portfolio import solve
 from scheduler.problem import Problem
 from scheduler.tasks import tasks_of

@@ -8,7 +8,7 @@ import numba
 import numpy as np
 
 from scheduler.arrays import Floats, Ints
-from scheduler.heft import by_rank, earliest_finish, upward_ranks
+from scheduler.heft import by_rank, earliest_finish, rounded, upward_ranks
 from scheduler.problem import Placement, Problem
 from scheduler.tasks import Tasks, mean_moves, mean_seconds, within_memory
 
@@ -25,32 +25,34 @@ def _downward(tasks: Tasks, mean_w: Floats, mean_c: Floats) -> Floats:
     return rank
 
 
-def _critical(tasks: Tasks, priority: Floats) -> list[int]:
-    """Tasks from an entry to an exit whose priority is the critical path's length."""
-    entries = np.flatnonzero(np.diff(tasks.ins_start) == 0)
-    i = int(entries[np.argmax(priority[entries])])
-    path = [i]
-    while True:
-        made = tasks.outs[tasks.outs_start[i] : tasks.outs_start[i + 1]].tolist()
-        after = [
-            j for t in made for j in tasks.reader[tasks.start[t] : tasks.start[t + 1]].tolist()
-        ]
-        if not after:
-            return path
-        i = max(after, key=lambda j: float(f"{priority[j]:.12g}"))
-        path.append(i)
+@numba.njit(cache=True)
+def _on_critical_path(tasks: Tasks, priority: Floats) -> np.ndarray:
+    """(n,) whether a task is on a path whose priorities are the critical path's length."""
+    chosen = np.zeros(len(priority), dtype=np.bool_)
+    i = -1
+    for k in range(len(priority)):
+        if tasks.ins_start[k] == tasks.ins_start[k + 1] and (i < 0 or priority[k] > priority[i]):
+            i = k
+    while i >= 0:
+        chosen[i] = True
+        after = -1
+        for t in tasks.outs[tasks.outs_start[i] : tasks.outs_start[i + 1]]:
+            for j in tasks.reader[tasks.start[t] : tasks.start[t + 1]]:
+                if after < 0 or rounded(priority[j]) > rounded(priority[after]):
+                    after = j
+        i = after
+    return chosen
 
 
+@numba.njit(cache=True)
 def cpop_schedule(tasks: Tasks) -> tuple[Ints, Floats]:
     """Device and start (s) of each task by CPOP. O(edges x devices + tasks^2)."""
     rank_d = _downward(tasks, mean_seconds(tasks), mean_moves(tasks))
     priority = upward_ranks(tasks) + rank_d
-    path = _critical(tasks, priority)
-    wanted = np.full(len(tasks.w), -1)
-    wanted[path] = np.argmin(tasks.w[path].sum(axis=0))
+    path = _on_critical_path(tasks, priority)
+    wanted = np.where(path, np.argmin(tasks.w[path].sum(axis=0)), -1)
     order = by_rank(tasks, priority)
-    schedule: tuple[Ints, Floats] = earliest_finish(tasks, order, np.zeros_like(tasks.w), wanted)
-    return schedule
+    return earliest_finish(tasks, order, np.zeros_like(tasks.w), wanted)
 
 
 def cpop(problem: Problem) -> Placement:

@@ -10,6 +10,7 @@ import numba
 import numpy as np
 
 from scheduler.arrays import Floats, Ints
+from scheduler.compiled import lean
 from scheduler.problem import Placement, Problem
 from scheduler.tasks import (
     Tasks,
@@ -25,13 +26,10 @@ LOOK_BACK = 500
 """Busy intervals of a device, the last ones, between which a gap for a task is looked for."""
 
 
+@numba.njit(cache=True)
 def upward_ranks(tasks: Tasks) -> Floats:
     """rank_u(i) = mean w(i) + max over successors j of (mean c(i, j) + rank_u(j)), equation 8."""
-    return np.asarray(_upward(tasks, mean_seconds(tasks), mean_moves(tasks)))
-
-
-@numba.njit(cache=True)
-def _upward(tasks: Tasks, mean_w: Floats, mean_c: Floats) -> Floats:
+    mean_w, mean_c = mean_seconds(tasks), mean_moves(tasks)
     rank = np.zeros(len(mean_w))
     for j in range(len(mean_w) - 1, -1, -1):
         rank[j] += mean_w[j]
@@ -42,13 +40,20 @@ def _upward(tasks: Tasks, mean_w: Floats, mean_c: Floats) -> Floats:
     return rank
 
 
+@lean
+def rounded(rank: float) -> float:
+    """To 12 significant digits, so that sums in another order tie."""
+    scale = 10.0 ** (11 - np.floor(np.log10(rank))) if 0 < rank < np.inf else 1e11
+    return np.rint(rank * scale) / scale if max(rank, scale) < np.inf else rank
+
+
+@numba.njit(cache=True)
 def by_rank(tasks: Tasks, rank: Floats) -> Ints:
-    """Tasks by falling rank among those ready; ranks equal to 12 digits keep the tasks' order."""
-    digits = 11 - np.floor(np.log10(np.where((rank > 0) & (rank < np.inf), rank, 1.0)))
-    with np.errstate(over="ignore"):
-        scale = 10.0**digits
-        key = np.where(np.isfinite(scale), np.rint(rank * scale) / scale, rank)
-    return np.asarray(_by_key(tasks, -key))
+    """Tasks by falling `rounded` rank among those ready; ties keep the tasks' order."""
+    key = np.empty(len(rank))
+    for i in range(len(rank)):
+        key[i] = -rounded(rank[i])
+    return _by_key(tasks, key)
 
 
 @numba.njit(cache=True)
@@ -124,7 +129,7 @@ def earliest_finish(
     return device, start
 
 
-@numba.njit(cache=True)
+@lean
 def _ready(tasks: Tasks, device: Ints, finish: Floats, i: int, p: int) -> float:
     ready = 0.0
     for k in range(tasks.ins_start[i], tasks.ins_start[i + 1]):
@@ -134,7 +139,7 @@ def _ready(tasks: Tasks, device: Ints, finish: Floats, i: int, p: int) -> float:
     return ready
 
 
-@numba.njit(cache=True)
+@lean
 def _earliest_start(begin: Floats, end: Floats, ready: float, duration: float) -> float:
     """First gap of a device's last busy intervals, from `ready` on, that takes the task."""
     first, earliest = len(begin), max(0, len(begin) - LOOK_BACK)
@@ -148,13 +153,11 @@ def _earliest_start(begin: Floats, end: Floats, ready: float, duration: float) -
     return start
 
 
+@numba.njit(cache=True)
 def heft_schedule(tasks: Tasks) -> tuple[Ints, Floats]:
     """Device and start (s) of each task by HEFT. O((edges + tasks x LOOK_BACK) x devices)."""
     order = by_rank(tasks, upward_ranks(tasks))
-    schedule: tuple[Ints, Floats] = earliest_finish(
-        tasks, order, np.zeros_like(tasks.w), np.full(len(tasks.w), -1)
-    )
-    return schedule
+    return earliest_finish(tasks, order, np.zeros_like(tasks.w), np.full(len(tasks.w), -1))
 
 
 def heft(problem: Problem) -> Placement:

@@ -11,7 +11,7 @@ from scheduler.arrays import Floats, Ints
 from scheduler.contiguous import contiguous
 from scheduler.cpop import cpop_schedule
 from scheduler.heft import by_rank, heft, heft_schedule, upward_ranks
-from scheduler.latency_timeline import simulate
+from scheduler.latency_timeline import makespan_of
 from scheduler.m_etf import m_etf_schedule
 from scheduler.multilevel import coarse_splits, multilevel
 from scheduler.peft import peft_schedule
@@ -46,10 +46,7 @@ def best_schedule(problem: Problem) -> Schedule:
 
 
 def _makespan(tasks: Tasks, device: Ints, start: Floats) -> float:
-    n = len(device)
-    order = np.lexsort((np.arange(n), start))
-    scratch = np.zeros(n), np.zeros(n, dtype=np.int64)
-    return float(simulate(tasks, device, order, np.zeros_like(tasks.w), np.inf, *scratch))
+    return float(makespan_of(tasks, device, np.lexsort((np.arange(len(device)), start))))
 
 
 def even_split(problem: Problem, tasks: Tasks) -> tuple[Ints, Floats]:

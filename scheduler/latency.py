@@ -7,7 +7,8 @@ from importlib.util import find_spec
 import numpy as np
 
 from scheduler.arrays import Floats, Ints
-from scheduler.latency_search import best_start, improve_schedule, makespan_of
+from scheduler.latency_search import best_start, improve_schedule
+from scheduler.latency_timeline import makespan_of
 from scheduler.problem import Placement, Problem
 from scheduler.series import series_schedule
 from scheduler.tasks import Tasks, fits, tasks_of, within_memory

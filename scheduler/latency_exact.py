@@ -10,7 +10,7 @@ import numpy as np
 from ortools.sat.python import cp_model
 
 from scheduler.arrays import Floats, Ints
-from scheduler.latency_timeline import heads, tails
+from scheduler.longest_paths import heads, tails
 from scheduler.tasks import Tasks, move_s
 
 UNITS = 1_000_000

@@ -2,13 +2,15 @@
 
 import time
 
+import numba
 import numpy as np
 
 from scheduler.arrays import Ints
 from scheduler.cpop import cpop_schedule
 from scheduler.heft import heft_schedule
-from scheduler.latency_anneal import anneal
-from scheduler.latency_timeline import simulate, tails
+from scheduler.latency_anneal import Cooling, anneal
+from scheduler.latency_timeline import makespan_of
+from scheduler.longest_paths import tails
 from scheduler.m_etf import m_etf_schedule
 from scheduler.peft import peft_schedule
 from scheduler.tasks import Tasks, fits
@@ -25,31 +27,41 @@ MOVES_PER_TASK = 6000
 """Of all coolings together."""
 LEAST_MOVES_PER_TASK = 2
 """Length of a descent before the first cooling, which tells how fast moves are."""
-TASKS_PER_CALL = 10_000
-"""Tasks simulated between two looks at the clock: a millisecond or two."""
-LEAST_MOVES_PER_CALL = 100
+UNLIMITED = 2**40
+"""Moves of a cooling that lasts until the deadline."""
 
 
-def makespan_of(tasks: Tasks, device: Ints, order: Ints) -> float:
-    """Makespan (s) of tasks on their devices in an order."""
-    scratch = np.zeros(len(order)), np.zeros(len(order), dtype=np.int64)
-    return float(simulate(tasks, device, order, np.zeros_like(tasks.w), np.inf, *scratch))
-
-
-def best_start(tasks: Tasks) -> tuple[Ints, Ints] | None:
-    """Device and order of the tasks by the best list schedule, or on one device; None: none fits.
+@numba.njit(cache=True)
+def _best_list(tasks: Tasks) -> tuple[Ints, Ints, float]:
+    """Device and order of the tasks by the best list schedule, or on one device; its makespan (s).
 
     m-SCT is left out: its linear programme takes longer than all others.
     """
     n, d = tasks.w.shape
-    found = [
-        (device, np.lexsort((np.arange(n), start)))
-        for schedule in (heft_schedule, cpop_schedule, peft_schedule, m_etf_schedule)
-        for device, start in [schedule(tasks)]
-    ]
-    found += [(np.full(n, p), np.arange(n)) for p in range(d)]
-    found = [pair for pair in found if fits(tasks, pair[0])]
-    return min(found, key=lambda pair: makespan_of(tasks, *pair), default=None)
+    best, best_order, value = np.zeros(n, dtype=np.int64), np.arange(n), np.inf
+    for k in range(4 + d):
+        device, start = np.full(n, k - 4), np.arange(n).astype(np.float64)
+        if k == 0:
+            device, start = heft_schedule(tasks)
+        elif k == 1:
+            device, start = cpop_schedule(tasks)
+        elif k == 2:
+            device, start = peft_schedule(tasks)
+        elif k == 3:
+            device, start = m_etf_schedule(tasks)
+        if not fits(tasks, device):
+            continue
+        order = np.argsort(start, kind="mergesort")
+        makespan = makespan_of(tasks, device, order)
+        if makespan < value:
+            best, best_order, value = device, order, makespan
+    return best, best_order, value
+
+
+def best_start(tasks: Tasks) -> tuple[Ints, Ints] | None:
+    """Device and order of the tasks by the best list schedule; None where none has the memory."""
+    device, order, value = _best_list(tasks)
+    return (device, order) if value < np.inf else None
 
 
 def improve_schedule(
@@ -61,26 +73,19 @@ def improve_schedule(
     deadline (of `time.perf_counter`) lasts until then. The same for the same seed if the deadline
     is far; ends early at the bound.
     """
-    n, best = len(order), (device.copy(), order.copy())
+    n = len(order)
     value, tail = makespan_of(tasks, device, order), tails(tasks)
-    chunk = max(LEAST_MOVES_PER_CALL, TASKS_PER_CALL // n)
     left, moves, heat = MOVES_PER_TASK * n, LEAST_MOVES_PER_TASK * n, COLDEST
-    cooling, done, began_s = 0, 0, time.perf_counter()
-    while left > 0 and value < np.inf:
-        now, calls = (best[0].copy(), best[1].copy()), -(-moves // chunk)
-        for call in range(calls):
-            if value <= bound_s * (1 + 1e-9):
-                return best
-            hot, cold = (value * heat * COOLING ** ((call + k) / calls) for k in (0, 1))
-            seed, done = seed + 1, done + moves // calls
-            value = anneal(tasks, now, best, value, tail, moves // calls, hot, cold, seed)
-            if time.perf_counter() > deadline_s:
-                return best
-        spent_s = time.perf_counter() - began_s
-        affordable = int((deadline_s - began_s - spent_s) / spent_s * done)
-        left, heat = left - moves, HEATS[cooling % len(HEATS)]
-        moves = FIRST_MOVES_PER_TASK * n * 2**cooling
-        if affordable < 3 * moves:
-            moves = max(affordable, 1)
-        cooling += 1
-    return best
+    done, began_s, enough_s = 0, time.perf_counter(), bound_s * (1 + 1e-9)
+    now_s = began_s
+    while left > 0 and enough_s < value < np.inf and now_s < deadline_s:
+        seed += 1
+        hottest = heat * value
+        cooling = Cooling(hottest, hottest * COOLING, moves, deadline_s, enough_s)
+        device, order, value = anneal(tasks, device, order, value, tail, cooling, seed)
+        now_s = time.perf_counter()
+        left, done, heat = left - moves, done + moves, HEATS[(seed - 1) % len(HEATS)]
+        moves = FIRST_MOVES_PER_TASK * n * 2 ** (seed - 1)
+        if done * (deadline_s - now_s) < 3 * moves * (now_s - began_s):
+            moves = UNLIMITED
+    return device, order

@@ -101,10 +101,10 @@ def earliest_task(tasks: Tasks, favourite: Ints, window: int) -> tuple[Ints, Flo
     return device, start
 
 
+@numba.njit(cache=True)
 def m_etf_schedule(tasks: Tasks) -> tuple[Ints, Floats]:
     """Device and start (s) of each task by m-ETF."""
-    schedule: tuple[Ints, Floats] = earliest_task(tasks, np.full(len(tasks.w), -1), WINDOW)
-    return schedule
+    return earliest_task(tasks, np.full(len(tasks.w), -1), WINDOW)
 
 
 def m_etf(problem: Problem) -> Placement:

@@ -1,6 +1,6 @@
 """Lower bounds on the makespan from the longest path.
 
-Without memory each operator of a path may run anywhere (`latency_timeline.heads`). With memory a
+Without memory each operator of a path may run anywhere (`longest_paths.heads`). With memory a
 path is a row of runs, each on one device whose memory holds it:
 
     device a  |o0 o1 o2|                  |o5 o6|
@@ -17,8 +17,8 @@ import numpy as np
 
 from scheduler.arrays import Arrays, Floats, Ints
 from scheduler.dual_bound import ROUNDING, dual_bound
-from scheduler.latency_timeline import heads
 from scheduler.load_bound import Classes, classes_of
+from scheduler.longest_paths import heads
 from scheduler.problem import Problem
 from scheduler.tasks import tasks_of
 

@@ -13,18 +13,14 @@ from scheduler.problem import Placement, Problem
 from scheduler.tasks import Tasks, mean_moves, within_memory
 
 
+@numba.njit(cache=True)
 def optimistic_costs(tasks: Tasks) -> Floats:
     """OCT(i, p) = max over successors j of min over q of (OCT(j, q) + w(j, q) + c), equation 3.
 
     (n, d) seconds; c is the mean transfer time, 0 where q = p.
     """
-    return np.asarray(_optimistic_costs(tasks, mean_moves(tasks)))
-
-
-@numba.njit(cache=True)
-def _optimistic_costs(tasks: Tasks, mean_c: Floats) -> Floats:
     n, d = tasks.w.shape
-    oct_s = np.zeros((n, d))
+    mean_c, oct_s = mean_moves(tasks), np.zeros((n, d))
     for j in range(n - 1, -1, -1):
         rest = oct_s[j] + tasks.w[j]
         for k in range(tasks.ins_start[j], tasks.ins_start[j + 1]):
@@ -36,13 +32,13 @@ def _optimistic_costs(tasks: Tasks, mean_c: Floats) -> Floats:
     return oct_s
 
 
+@numba.njit(cache=True)
 def peft_schedule(tasks: Tasks) -> tuple[Ints, Floats]:
     """Device and start (s) of each task by PEFT. O(edges x devices + tasks^2)."""
+    n, d = tasks.w.shape
     oct_s = optimistic_costs(tasks)
-    order = by_rank(tasks, oct_s.mean(axis=1))
-    wanted = np.full(len(tasks.w), -1)
-    schedule: tuple[Ints, Floats] = earliest_finish(tasks, order, oct_s, wanted)
-    return schedule
+    order = by_rank(tasks, oct_s.sum(axis=1) / d)
+    return earliest_finish(tasks, order, oct_s, np.full(n, -1))
 
 
 def peft(problem: Problem) -> Placement:

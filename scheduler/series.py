@@ -17,8 +17,9 @@ import numpy as np
 
 from scheduler.arrays import Floats, Ints, csr
 from scheduler.heft import heft_schedule
-from scheduler.latency_search import improve_schedule, makespan_of
-from scheduler.latency_timeline import heads
+from scheduler.latency_search import improve_schedule
+from scheduler.latency_timeline import makespan_of
+from scheduler.longest_paths import heads
 from scheduler.tasks import Tasks
 
 LARGEST_MODULE = 60

@@ -7,6 +7,7 @@ import numba
 import numpy as np
 
 from scheduler.arrays import Floats, Ints, csr
+from scheduler.compiled import lean
 from scheduler.memory import memory_needs, surely_fits
 from scheduler.plan import cut_runs
 from scheduler.problem import Placement, Problem
@@ -89,7 +90,7 @@ def tasks_of(problem: Problem) -> Tasks:
     )  # fmt: skip
 
 
-@numba.njit(cache=True)
+@lean
 def move_s(tasks: Tasks, t: int, p: int, q: int) -> float:
     """Seconds from the end of tensor t's producer on p until a task on q may start with it."""
     if p == q:
@@ -101,7 +102,7 @@ def move_s(tasks: Tasks, t: int, p: int, q: int) -> float:
     return tasks.latency_s[p, q] + tasks.num_bytes[t] * tasks.s_per_byte[p, q]  # type: ignore[no-any-return]
 
 
-@numba.njit(cache=True)
+@lean
 def need_bytes(tasks: Tasks, held: np.ndarray, u: int, p: int) -> float:
     """Bytes that unit u adds to device p; `held` (d, num_weights): units that use a weight."""
     need = tasks.own_bytes[u]
@@ -111,7 +112,7 @@ def need_bytes(tasks: Tasks, held: np.ndarray, u: int, p: int) -> float:
     return need  # type: ignore[no-any-return]
 
 
-@numba.njit(cache=True)
+@lean
 def hold(tasks: Tasks, held: np.ndarray, used: np.ndarray, u: int, p: int, sign: int) -> None:
     """Put unit u on device p (sign 1) or take it away (sign -1): its weights and its bytes."""
     if sign > 0:
@@ -137,25 +138,39 @@ def fits(tasks: Tasks, device: Ints) -> bool:
     return bool((used <= tasks.limit_bytes).all())
 
 
+@numba.njit(cache=True)
 def mean_seconds(tasks: Tasks) -> Floats:
     """(n,) mean time of each task over the devices that may run it."""
-    finite = np.isfinite(tasks.w)
-    total = np.where(finite, tasks.w, 0.0).sum(axis=1)
-    return np.asarray(total / np.maximum(finite.sum(axis=1), 1))
+    n, d = tasks.w.shape
+    mean = np.zeros(n)
+    for i in range(n):
+        able = 0
+        for p in range(d):
+            if np.isfinite(tasks.w[i, p]):
+                mean[i] += tasks.w[i, p]
+                able += 1
+        mean[i] /= max(able, 1)
+    return mean
 
 
+@numba.njit(cache=True)
 def mean_moves(tasks: Tasks) -> Floats:
     """(t,) mean transfer time of each tensor over the ordered pairs of devices with a link."""
-    d = tasks.w.shape[1]
-    src, dst = np.nonzero(~np.eye(d, dtype=bool) & (tasks.medium >= 0))
-    if not len(src):
-        return np.zeros(len(tasks.producer))
-    if len(tasks.ends_s):
-        return np.asarray((tasks.ends_s[:, src] + tasks.ends_s[:, dst]).mean(axis=1))
-    if len(tasks.table_s):
-        return np.asarray(tasks.table_s[:, src, dst].mean(axis=1))
-    per_byte = tasks.s_per_byte[src, dst].mean()
-    return np.asarray(tasks.latency_s[src, dst].mean() + tasks.num_bytes * per_byte)
+    d, pairs = tasks.w.shape[1], 0
+    mean, latency_s, s_per_byte = np.zeros(len(tasks.producer)), 0.0, 0.0
+    for p in range(d):
+        for q in range(d):
+            if p == q or tasks.medium[p, q] < 0:
+                continue
+            pairs += 1
+            if len(tasks.ends_s):
+                mean += tasks.ends_s[:, p] + tasks.ends_s[:, q]
+            elif len(tasks.table_s):
+                mean += tasks.table_s[:, p, q]
+            else:
+                latency_s += tasks.latency_s[p, q]
+                s_per_byte += tasks.s_per_byte[p, q]
+    return (mean + latency_s + tasks.num_bytes * s_per_byte) / max(pairs, 1)
 
 
 def placement_of(problem: Problem, device: Ints, start_s: Floats) -> Placement:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hardware.errors import InfeasibleError
 from scheduler.bounds import lower_bound
 from scheduler.evaluate import finish_plan
-from scheduler.latency_search import makespan_of
+from scheduler.latency_timeline import makespan_of
 from scheduler.portfolio import solve
 from scheduler.tasks import tasks_of
 

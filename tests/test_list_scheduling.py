@@ -16,17 +16,14 @@ from scheduler.evaluate import finish_plan
 from scheduler.graph import Graph, Tensor
 from scheduler.heft import by_rank, heft_schedule, upward_ranks
 from scheduler.latency import latency
-from scheduler.latency_search import makespan_of
-from scheduler.latency_timeline import (
-    media_are_private,
-    run_by_clock,
-    run_in_order,
-    simulate,
-    tails,
-)
+from scheduler.latency_by_clock import run_by_clock
+from scheduler.latency_in_order import keep, media_are_private, room_for, run_in_order
+from scheduler.latency_timeline import makespan_of, simulate
+from scheduler.longest_paths import tails
 from scheduler.m_etf import m_etf_schedule
 from scheduler.m_sct import favourites, m_sct_schedule
 from scheduler.peft import optimistic_costs, peft_schedule
+from scheduler.placed import no_times, ordered
 from scheduler.plan import cut_runs
 from scheduler.portfolio import ALGORITHMS
 from scheduler.series import cuts, series_schedule
@@ -211,14 +208,37 @@ def test_the_search_s_simulation_is_the_plan_s_timeline(problem, random):
     )
     spans = stage_timeline(problem, cut_runs(problem.graph, placed))
     tasks = tasks._replace(w=problem.costs.seconds)
-    runs = [run_by_clock, simulate] + [run_in_order] * media_are_private(tasks)
-    for run in runs:
-        start, cause = np.zeros(n), np.zeros(n, dtype=np.int64)
-        value = run(tasks, device, np.arange(n), np.zeros((n, d)), np.inf, start, cause)
-        assert value == pytest.approx(makespan(spans))
-        # What must still follow each task is never overstated.
-        most_s = value * (1 + 1e-9)
-        assert run(tasks, device, np.arange(n), tails(tasks), most_s, start, cause) == value
+    order, untold = np.arange(n), np.zeros((n, d))
+    value = simulate(tasks, device, order, untold, np.inf)
+    assert value == pytest.approx(makespan(spans))
+    at, times = ordered(device, order), no_times(tasks)
+    assert run_by_clock(tasks, at, untold, np.inf, times) == pytest.approx(value)
+    # What must still follow each task is never overstated.
+    most_s = value * (1 + 1e-9)
+    assert simulate(tasks, device, order, tails(tasks), most_s) == value
+    if media_are_private(tasks):
+        check_runs_from_a_place(tasks, at, random)
+
+
+def check_runs_from_a_place(tasks, at, random):
+    """A schedule run from the first changed place on equals one run from the first task on."""
+    n, d = tasks.w.shape
+    now, trial, room, untold = no_times(tasks), no_times(tasks), room_for(tasks), np.zeros((n, d))
+    run_in_order(tasks, at, untold, np.inf, 0, now, trial, room)
+    keep(tasks, at, 0, now, trial)
+    for _ in range(4):
+        i = random.randrange(n)
+        at.device[i] = random.randrange(d)
+        read = tasks.producer[tasks.ins[tasks.ins_start[i] : tasks.ins_start[i + 1]]]
+        first = min([i, *read.tolist()])
+        value = run_in_order(tasks, at, untold, np.inf, first, now, trial, room)
+        assert value == makespan_of(tasks, at.device, at.order)
+        if value < np.inf and random.random() < 0.5:
+            keep(tasks, at, first, now, trial)
+        else:
+            at.device[i] = random.randrange(d)
+            run_in_order(tasks, at, untold, np.inf, first, now, trial, room)
+            keep(tasks, at, first, now, trial)
 
 
 def test_memory_keeps_a_device_s_weights_within_its_limit():
