@@ -26,22 +26,21 @@ def _downward(tasks: Tasks, mean_w: Floats, mean_c: Floats) -> Floats:
 
 
 @numba.njit(cache=True)
-def _on_critical_path(tasks: Tasks, priority: Floats) -> np.ndarray:
-    """(n,) whether a task is on a path whose priorities are the critical path's length."""
-    chosen = np.zeros(len(priority), dtype=np.bool_)
-    i = -1
+def _critical_path(tasks: Tasks, priority: Floats) -> list[int]:
+    """Tasks from an entry to an exit whose priority is the critical path's length."""
+    path, i = [0 for _ in range(0)], -1
     for k in range(len(priority)):
         if tasks.ins_start[k] == tasks.ins_start[k + 1] and (i < 0 or priority[k] > priority[i]):
             i = k
     while i >= 0:
-        chosen[i] = True
+        path.append(i)
         after = -1
         for t in tasks.outs[tasks.outs_start[i] : tasks.outs_start[i + 1]]:
             for j in tasks.reader[tasks.start[t] : tasks.start[t + 1]]:
                 if after < 0 or rounded(priority[j]) > rounded(priority[after]):
                     after = j
         i = after
-    return chosen
+    return path
 
 
 @numba.njit(cache=True)
@@ -49,8 +48,12 @@ def cpop_schedule(tasks: Tasks) -> tuple[Ints, Floats]:
     """Device and start (s) of each task by CPOP. O(edges x devices + tasks^2)."""
     rank_d = _downward(tasks, mean_seconds(tasks), mean_moves(tasks))
     priority = upward_ranks(tasks) + rank_d
-    path = _on_critical_path(tasks, priority)
-    wanted = np.where(path, np.argmin(tasks.w[path].sum(axis=0)), -1)
+    wanted, total_s = np.full(len(tasks.w), -1), np.zeros(tasks.w.shape[1])
+    path = _critical_path(tasks, priority)
+    for i in path:
+        total_s += tasks.w[i]
+    for i in path:
+        wanted[i] = np.argmin(total_s)
     order = by_rank(tasks, priority)
     return earliest_finish(tasks, order, np.zeros_like(tasks.w), wanted)
 

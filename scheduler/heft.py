@@ -19,6 +19,7 @@ from scheduler.tasks import (
     mean_seconds,
     move_s,
     need_bytes,
+    reads_of,
     within_memory,
 )
 
@@ -60,7 +61,7 @@ def by_rank(tasks: Tasks, rank: Floats) -> Ints:
 def _by_key(tasks: Tasks, key: Floats) -> Ints:
     """Tasks by rising key among those ready, a binary heap of (key, task)."""
     n = len(key)
-    missing, order, num = np.diff(tasks.ins_start), np.empty(n, dtype=np.int64), 0
+    missing, order, num = reads_of(tasks), np.empty(n, dtype=np.int64), 0
     ready = [(key[i], i) for i in range(n) if missing[i] == 0]
     heapq.heapify(ready)
     while len(ready) > 0:

@@ -4,8 +4,8 @@ import numba
 import numpy as np
 
 from scheduler.arrays import Floats, Ints
-from scheduler.placed import Order, Times, ends_of, list_sends
-from scheduler.tasks import Tasks
+from scheduler.placed import Order, Times, ends_of, list_sends, room_for_sends
+from scheduler.tasks import Tasks, reads_of
 
 
 @numba.njit(cache=True)
@@ -39,8 +39,8 @@ def run_by_clock(tasks: Tasks, at: Order, tail: Floats, most_s: float, times: Ti
     n, d = w.shape
     serialised, from_table = len(ends_s) > 0, len(table_s) > 0
     first, mine = _line_up(device, order, d)
-    head, missing = first[:d].copy(), np.diff(ins_start)
-    sends = np.empty((3, d * np.diff(outs_start).max()), dtype=np.int64)
+    head, missing = first[:d].copy(), reads_of(tasks)
+    sends = room_for_sends(tasks)
     to, what, urgency = sends[0], sends[1], sends[2]
     ready, waited, free = np.zeros(n), np.full(n, -1), np.zeros(d)
     end, fresh = np.full(d, np.inf), np.ones(d, dtype=np.bool_)

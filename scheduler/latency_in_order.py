@@ -11,7 +11,7 @@ import numpy as np
 
 from scheduler.arrays import Floats, Ints
 from scheduler.compiled import lean
-from scheduler.placed import Order, Times, ends_of, list_sends
+from scheduler.placed import Order, Times, ends_of, list_sends, room_for_sends
 from scheduler.tasks import Tasks
 
 
@@ -36,7 +36,7 @@ class Room(NamedTuple):
 def room_for(tasks: Tasks) -> Room:
     """Room for runs of tasks."""
     d = tasks.w.shape[1]
-    sends = np.zeros((3, d * np.diff(tasks.outs_start).max()), dtype=np.int64)
+    sends = room_for_sends(tasks)
     return Room(np.zeros(d), np.full(d, -1), np.zeros((d, d)), sends[0], sends[1], sends[2])
 
 

@@ -11,23 +11,25 @@ import numpy as np
 from scheduler.arrays import Floats, Ints
 from scheduler.latency_by_clock import run_by_clock
 from scheduler.latency_in_order import media_are_private, room_for, run_in_order
-from scheduler.placed import no_times, ordered
+from scheduler.placed import Times, no_times, ordered
 from scheduler.tasks import Tasks
 
 
 @numba.njit(cache=True)
-def simulate(tasks: Tasks, device: Ints, order: Ints, tail: Floats, most_s: float) -> float:
-    """Makespan (s) by whichever of the two simulations is right and fast.
+def simulate(
+    tasks: Tasks, device: Ints, order: Ints, tail: Floats, most_s: float
+) -> tuple[float, Times]:
+    """Makespan (s) and times, by whichever of the two simulations is right and fast.
 
     Infinite where a link is missing, or where `tail` shows that it exceeds `most_s`.
     """
     at, times = ordered(device, order), no_times(tasks)
     if media_are_private(tasks):
-        return run_in_order(tasks, at, tail, most_s, 0, times, times, room_for(tasks))
-    return run_by_clock(tasks, at, tail, most_s, times)
+        return run_in_order(tasks, at, tail, most_s, 0, times, times, room_for(tasks)), times
+    return run_by_clock(tasks, at, tail, most_s, times), times
 
 
 @numba.njit(cache=True)
 def makespan_of(tasks: Tasks, device: Ints, order: Ints) -> float:
     """Makespan (s) of tasks on their devices in an order."""
-    return simulate(tasks, device, order, np.zeros_like(tasks.w), np.inf)
+    return simulate(tasks, device, order, np.zeros_like(tasks.w), np.inf)[0]

@@ -131,13 +131,12 @@ def improve_windows(
 def timed(tasks: Tasks, device: Ints, order: Ints) -> tuple[float, Line]:
     """Makespan (s) of a schedule, and the schedule in the order of its starts."""
     n = len(order)
-    start, cause = np.zeros(n), np.zeros(n, dtype=np.int64)
-    value = float(simulate(tasks, device, order, np.zeros_like(tasks.w), np.inf, start, cause))
+    value, times = simulate(tasks, device, order, np.zeros_like(tasks.w), np.inf)
     place, arrive = np.empty(n, dtype=np.int64), np.zeros(len(tasks.reader))
     place[order] = np.arange(n)
-    order = np.lexsort((place, start))
+    order = np.lexsort((place, times.start))
     place[order] = np.arange(n)
-    end = start + tasks.w[np.arange(n), device]
+    end = times.start + tasks.w[np.arange(n), device]
     if value < np.inf:
         by_end = np.argsort(end, kind="stable")
         deliver(tasks, device, end, by_end, np.zeros(num_media(tasks)), arrive)

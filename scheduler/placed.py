@@ -44,7 +44,8 @@ class Times(NamedTuple):
 def ordered(device: Ints, order: Ints) -> Order:
     """Copy devices and order of the tasks."""
     place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.arange(len(order))
+    for k in range(len(order)):
+        place[order[k]] = k
     return Order(device.copy(), order.copy(), place)
 
 
@@ -54,6 +55,15 @@ def no_times(tasks: Tasks) -> Times:
     n, d = tasks.w.shape
     t = len(tasks.producer)
     return Times(np.zeros(n), np.zeros(n), np.full(n, -1), np.zeros((n, d)), np.zeros((t, d)))
+
+
+@numba.njit(cache=True)
+def room_for_sends(tasks: Tasks) -> Ints:
+    """Room for `to`, `what` and `urgency` of `list_sends`."""
+    most, (n, d) = 0, tasks.w.shape
+    for i in range(n):
+        most = max(most, tasks.outs_start[i + 1] - tasks.outs_start[i])
+    return np.empty((3, d * most), dtype=np.int64)
 
 
 @lean

@@ -139,6 +139,15 @@ def fits(tasks: Tasks, device: Ints) -> bool:
 
 
 @numba.njit(cache=True)
+def reads_of(tasks: Tasks) -> Ints:
+    """(n,) tensors that each task reads and some task makes."""
+    reads = np.empty(len(tasks.w), dtype=np.int64)
+    for i in range(len(reads)):
+        reads[i] = tasks.ins_start[i + 1] - tasks.ins_start[i]
+    return reads
+
+
+@numba.njit(cache=True)
 def mean_seconds(tasks: Tasks) -> Floats:
     """(n,) mean time of each task over the devices that may run it."""
     n, d = tasks.w.shape

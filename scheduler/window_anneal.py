@@ -12,7 +12,7 @@ import numba
 import numpy as np
 
 from scheduler.arrays import Ints
-from scheduler.latency_anneal import _bring
+from scheduler.latency_moves import bring
 from scheduler.tasks import Tasks, hold
 from scheduler.window import Line, Room, Window, run, segment_of, settle, window_at
 
@@ -190,7 +190,7 @@ def anneal_window(
         for k in range(moved):
             fits = _put(tasks, line, units[k], target) and fits
         if a != b:
-            _bring(line.order, line.place, a, b)
+            bring(line.order, line.place, a, b)
         gain = -temperature * np.log(1.0 - np.random.random())
         for s in range(num):
             if fits and touched[s] and gain >= 0:
@@ -208,7 +208,7 @@ def anneal_window(
         for k in range(moved):
             _put(tasks, line, units[k], sources[k])
         if a != b:
-            _bring(line.order, line.place, b, a)
+            bring(line.order, line.place, b, a)
     _restore(tasks, line, window, order, device)
     for s in range(num):
         settle(tasks, line, window, room, s)

@@ -16,8 +16,8 @@ from scheduler.evaluate import finish_plan
 from scheduler.graph import sharing_weights
 from scheduler.heft import heft_schedule
 from scheduler.large import best_schedule
-from scheduler.latency_search import makespan_of
-from scheduler.latency_timeline import media_are_private
+from scheduler.latency_in_order import media_are_private
+from scheduler.latency_timeline import makespan_of
 from scheduler.latency_windows import improve_windows, latency_windows, timed
 from scheduler.portfolio import solve
 from scheduler.problem import Problem
