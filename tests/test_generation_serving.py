@@ -294,6 +294,7 @@ def test_simulate_serves_generations_on_unlike_servers(tmp_path, capsys):
     assert document["cost"]["usd_per_hour"] == pytest.approx(
         sum(kind["usd_per_hour"] for kind in serving["kinds"])
     )
+    assert "in us-east-1 as of 20" in document["cost"]["provenance"]
 
 
 def test_traffic_is_served_from_measured_layers(tmp_path, capsys, monkeypatch):

@@ -217,6 +217,8 @@ def simulate(arguments: argparse.Namespace) -> int:
         if scenario.traffic:
             show = show_generations if document["generation"] else show_serving
             show(document["serving"], str(scenario.traffic))
+            if document["cost"] and not document["serving"]["bill"]:
+                terminal.out.print(f"cost: {document['cost']['provenance']}\n", style="dim")
         elif cost:
             sold = "tokens" if document["generation"] else "inferences"
             sold = "samples" if document["mode"] == "training" else sold

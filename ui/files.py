@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,11 @@ def with_serving(
     plain = to_plain(serving)
     cost = document["cost"]
     if serving.usd_per_hour is not None:
-        source = f"{rent(scenario)[1]}; the fleet under this traffic"
+        hardware = [scenario.hardware, *(part.hardware for part in scenario.fleet)]
+        if scenario.prefill:
+            hardware.append(scenario.prefill.hardware)
+        rents = [rent(replace(scenario, hardware=one))[1] for one in hardware]
+        source = f"{'; '.join(dict.fromkeys(rents))}; the fleet under this traffic"
         cost = {
             "usd_per_hour": serving.usd_per_hour,
             "usd_per_1k": serving.usd_per_1k,
