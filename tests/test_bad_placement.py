@@ -129,7 +129,7 @@ def test_cost_of_an_instance_needs_a_rent_and_keeps_a_latency(tmp_path, capsys):
     code, answer = planned(tmp_path, capsys, *priced, "--latency-bound", "2")
     # Both operators on one device: 2 s at 0.001 USD a second.
     assert (code, answer["value"]) == (0, pytest.approx(2.0))
-    assert answer["value_unit"] == "USD per 1,000 inferences"
+    assert answer["value_unit"].startswith("USD per 1,000 inferences, the file's unit of time")
     code, answer = planned(tmp_path, capsys, *priced, "--latency-bound", "1.9")
     assert (code, "set latency_bound_s to 2 at least" in answer["error"]) == (1, True)
 

@@ -27,7 +27,8 @@ def objective_value(plan: Plan, problem: Problem) -> str:
 def value_unit(problem: Problem) -> str:
     """The unit of a plan's value and bound."""
     if problem.objective == "cost":
-        return "USD per 1,000 inferences"
+        as_second = ", the file's unit of time being a second" if problem.costs.transfers else ""
+        return f"USD per 1,000 inferences{as_second}"
     unit = "the file's unit of time" if problem.costs.transfers else "s"
     return f"{unit} per batch" if problem.objective == "throughput" else unit
 
