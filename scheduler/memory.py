@@ -26,8 +26,8 @@ def memory_needs(
     Gradients of parameters, which optimizers read, are kept whole, as torch keeps them between
     backward and optimizer. States (of optimizers, of caches) lie where their operator runs.
     Activations: the peak over one micro-batch, plus what is sent and received for each further
-    micro-batch in flight. In a training step of several micro-batches: plus what the backward pass
-    reads of the forward pass for each further micro-batch that waits for it.
+    micro-batch in flight. In a training step of several micro-batches: plus what each further one
+    holds between two of its stages on the device.
     """
     graph = problem.graph
     on_device: dict[str, list[str]] = defaultdict(list)
@@ -127,36 +127,51 @@ def _waiting_bytes(
 ) -> dict[str, float]:
     """Activations of the micro-batches that wait on each device while another one runs.
 
-    Those that wait for their backward pass have what that reads of the forward pass; those that a
-    faster device sent ahead have what was sent. `held`: micro-batches in flight on each device.
+    Those that wait for their next stage, most for their backward pass, have what later stages read;
+    those that a faster device sent ahead have what was sent, on both ends where the sender waits
+    for nothing; outputs stay until all is done. `held`: micro-batches in flight on each device.
     """
     work = stage_work(problem, stages)
     most = most_waiting(problem, work)
-    graph, on_device = problem.graph, defaultdict[str, list[str]](list)
-    early, late = defaultdict[str, float](float), defaultdict[str, float](float)
+    graph, parts = problem.graph, defaultdict[str, list[tuple[str, ...]]](list)
+    ahead, late, kept = (defaultdict[str, float](float) for _ in range(3))
     team = {stage.device: stage for stage in stages}
     for stage in stages:
-        on_device[stage.device] += stage.ops
+        parts[stage.device].append(stage.ops)
         forward = graph.by_name[stage.ops[0]].phase == "forward"
-        received = early if forward else late
+        received = ahead if forward else late
         received[stage.device] += sum(got.num_bytes for got in stage.receives)
+        if not stage.receives:
+            ahead[stage.device] += sum(sent.num_bytes for sent in stage.sends)
+        made = (out for name in stage.ops for out in graph.by_name[name].outputs)
+        kept[stage.device] += sum(out.num_bytes for out in made if out.name in graph.outputs)
     waiting = {}
-    for first, ops in on_device.items():
-        saved_bytes = _saved_bytes(graph, ops)
+    for first, ops in parts.items():
+        held_bytes = _held_bytes(graph, ops)
         for device in turns(team[first]):
             begun = int(most[problem.device_index[device]])
             waiting[device] = (
                 late[first]
-                + max(0, held[device] - begun) * early[first]
-                + (begun - 1) * saved_bytes
+                + max(0, held[device] - begun) * ahead[first]
+                + max(0, held[device] - 1) * kept[first]
+                + (begun - 1) * held_bytes
             )
     return waiting
 
 
-def _saved_bytes(graph: Graph, ops: list[str]) -> float:
-    """Bytes that stay on a device from a forward pass, which comes first, for the backward pass."""
-    first = next((i for i, name in enumerate(ops) if graph.by_name[name].phase != "forward"), 0)
-    return sum(size for birth, death, size in _lives(graph, ops) if birth < first <= death)
+def _held_bytes(graph: Graph, parts: list[tuple[str, ...]]) -> float:
+    """Most bytes that a micro-batch holds on a device between two of its stages there.
+
+    After the forward pass what the backward pass reads of it; later what gradients wait for, as
+    that of a weight that is used at both ends. The optimizer runs once, after the last of them.
+    """
+    ops = [name for part in parts for name in part]
+    change = np.zeros(len(ops) + 2)
+    for birth, death, num_bytes in _lives(graph, ops):
+        change[birth + 1] += num_bytes
+        change[death + 1] -= num_bytes
+    ends = np.cumsum([len(p) for p in parts if graph.by_name[p[0]].phase != "optimizer"])[:-1]
+    return float(change.cumsum()[ends].max(initial=0.0))
 
 
 def _lives(graph: Graph, ops: list[str]) -> list[tuple[int, int, int]]:

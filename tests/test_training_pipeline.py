@@ -8,6 +8,7 @@ import pytest
 from conftest import make_cluster, make_op, make_problem
 
 from hardware.errors import InfeasibleError
+from scheduler.accumulation import accumulating
 from scheduler.check import check_plan
 from scheduler.evaluate import finish_plan
 from scheduler.folding import folded
@@ -159,3 +160,36 @@ def test_what_is_no_sequence_of_stages_is_left_alone():
     asked = problem()
     placement = {op.name: "pq"[k % 2] for k, op in enumerate(asked.graph.ops)}
     assert refine(asked, placement, np.inf, lambda step_s: None) is placement
+
+
+def tied(num_layers):
+    """A step whose last layer reads the first one's weight: its gradient waits for the other."""
+    graph = step(num_layers)
+    last = num_layers - 1
+    ops = []
+    for op in graph.ops:
+        if op.name in (f"f{last}", f"b{last}"):
+            op = replace(op, weights={"w0": 100})
+        if op.name == f"g{last}":
+            op = replace(op, outputs=(replace(op.outputs[0], shape=(1, 2000)),))
+        if op.name == "u0":
+            op = replace(op, inputs=("t_g0", f"t_g{last}"))
+        if op.name != f"u{last}":
+            ops.append(op)
+    return replace(graph, ops=tuple(ops))
+
+
+@pytest.mark.parametrize("pipeline", ["1f1b", "gpipe"])
+def test_gradients_that_wait_for_the_other_end_are_held_for_every_micro_batch(pipeline):
+    graph = accumulating(tied(6))
+    cluster = make_cluster("pqr")
+    asked = make_problem(
+        graph, np.ones((len(graph.ops), 3)), cluster, num_micro_batches=6,
+        colocated=sharing_weights(graph), pipeline=pipeline,
+    )  # fmt: skip
+    layers = "pqqrrp"
+    device = {op.name: layers[int(op.name[-1])] for op in graph.ops}
+    plan = finish_plan(asked, "by hand", device, 0.0, 0.0)
+    for name, use in replay(asked, plan).memory.items():
+        assert use.peak.num_bytes <= plan.memory[name].num_bytes
+        assert use.peak.num_bytes >= 0.6 * plan.memory[name].num_bytes
