@@ -19,11 +19,13 @@ from scheduler.arrays import Arrays, Floats, Ints
 from scheduler.dual_bound import ROUNDING, dual_bound
 from scheduler.load_bound import Classes, classes_of
 from scheduler.longest_paths import heads
+from scheduler.modules import series_bound
 from scheduler.problem import Problem
 from scheduler.tasks import tasks_of
 
 MOST_PATH_STEPS = 20_000_000
-"""Edges x devices^2 up to which the critical path counts transfers, about a second."""
+"""Edges x devices^2 up to which the critical path counts transfers, about a second; x devices^3
+up to which it goes module by module."""
 
 
 def path_bound(problem: Problem) -> float:
@@ -40,7 +42,10 @@ def path_bound(problem: Problem) -> float:
 def critical_path(problem: Problem) -> float:
     """Seconds of the longest path with transfers, memory left out; 0 where that takes long."""
     arrays = problem.arrays
-    if len(arrays.reader) * arrays.num_devices**2 > MOST_PATH_STEPS:
+    steps = len(arrays.reader) * arrays.num_devices**2
+    if steps * arrays.num_devices <= MOST_PATH_STEPS:
+        return series_bound(tasks_of(problem))
+    if steps > MOST_PATH_STEPS:
         return 0.0
     return float(heads(tasks_of(problem)).min(axis=1).max(initial=0.0))
 

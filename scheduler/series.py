@@ -10,16 +10,14 @@ Memory is left out, so the bound holds with it; a plan that breaks it is not use
 """
 
 import time
-from dataclasses import dataclass, field
-from itertools import pairwise
 
 import numpy as np
 
-from scheduler.arrays import Floats, Ints, csr
+from scheduler.arrays import Ints
 from scheduler.heft import heft_schedule
 from scheduler.latency_search import improve_schedule
 from scheduler.latency_timeline import makespan_of
-from scheduler.longest_paths import heads
+from scheduler.modules import Module, modules_of, part, shortest_chain
 from scheduler.tasks import Tasks
 
 LARGEST_MODULE = 60
@@ -27,86 +25,7 @@ LARGEST_MODULE = 60
 WARM_START_S = 0.02
 
 
-@dataclass
-class _Module:
-    """Tasks from one cut to the next, both included, with what is known for each pair of devices.
-
-    `least_s` (devices of the first cut, devices of the last) and whether it is exact; one row or
-    column where the graph begins or ends without a cut.
-    """
-
-    tasks: Ints
-    has_entry: bool
-    has_exit: bool
-    least_s: Floats
-    is_exact: np.ndarray
-    found: dict[tuple[int, int], tuple[Ints, Floats]] = field(default_factory=dict)
-
-
-def cuts(tasks: Tasks) -> list[int]:
-    """Tasks that every path goes through, in order. O(n + edges)."""
-    n = len(tasks.w)
-    sources = np.flatnonzero(np.diff(tasks.ins_start) == 0)
-    reach = np.full(n, n)
-    for t, i in enumerate(tasks.producer.tolist()):
-        last = tasks.reader[tasks.start[t] : tasks.start[t + 1]].max()
-        reach[i] = last if reach[i] == n else max(reach[i], last)
-    farthest = np.concatenate([[0], np.maximum.accumulate(reach)[:-1]]) if n else reach
-    return [v for v in range(n) if farthest[v] <= v and sources[-1] <= v]
-
-
-def part(tasks: Tasks, ops: Ints) -> Tasks:
-    """The tasks `ops` (rising) alone, without weights and limits of memory."""
-    row = {int(i): k for k, i in enumerate(ops)}
-    readers, kept = [], []
-    for i in ops:
-        for t in tasks.outs[tasks.outs_start[i] : tasks.outs_start[i + 1]].tolist():
-            inside = [row[j] for j in tasks.reader[tasks.start[t] : tasks.start[t + 1]] if j in row]
-            if inside:
-                readers.append(inside)
-                kept.append(t)
-    ins: list[list[int]] = [[] for _ in ops]
-    outs: list[list[int]] = [[] for _ in ops]
-    for k, t in enumerate(kept):
-        outs[row[int(tasks.producer[t])]].append(k)
-        for j in readers[k]:
-            ins[j].append(k)
-    unit = np.unique(tasks.unit[ops], return_inverse=True)[1].astype(np.int64)
-    u, d = int(unit.max()) + 1, tasks.w.shape[1]
-    start, reader = csr(readers)
-    members = [np.flatnonzero(unit == k).tolist() for k in range(u)]
-    return Tasks(
-        tasks.w[ops].copy(), *csr(ins), *csr(outs),
-        np.array([row[int(tasks.producer[t])] for t in kept], dtype=np.int64), start, reader,
-        tasks.num_bytes[kept], tasks.latency_s, tasks.s_per_byte,
-        tasks.table_s[kept] if len(tasks.table_s) else tasks.table_s,
-        tasks.ends_s[kept] if len(tasks.ends_s) else tasks.ends_s,
-        tasks.medium, unit, *csr(members), *csr([[] for _ in range(u)]),
-        np.zeros(0), np.zeros(u), np.full(d, np.inf),
-    )  # fmt: skip
-
-
-def _modules(tasks: Tasks) -> list[_Module]:
-    n, d = tasks.w.shape
-    at = cuts(tasks)
-    first = at[:1] if at and at[0] == 0 else [-1]
-    edges = [*first, *(v for v in at if v > 0)]
-    edges += [n] if edges[-1] < n - 1 else []
-    modules = []
-    for a, b in pairwise(edges):
-        entry, leave = a >= 0, b < n
-        ops = np.arange(max(a, 0), min(b, n - 1) + 1)
-        shape = (d if entry else 1, d if leave else 1)
-        module = _Module(ops, entry, leave, np.zeros(shape), np.zeros(shape, dtype=bool))
-        for p in range(shape[0]):
-            ends = heads(_between(tasks, module, p, -1))
-            module.least_s[p] = ends[-1] if leave else ends.min(axis=1).max()
-        module.is_exact[:] = len(ops) == 2 and entry and leave and len(tasks.ends_s) == 0
-        modules.append(module)
-    return modules
-
-
-def _between(tasks: Tasks, module: _Module, p: int, q: int) -> Tasks:
+def _between(tasks: Tasks, module: Module, p: int, q: int) -> Tasks:
     """A module with its entry done on p, and its exit to run on q (-1: on any device)."""
     inner = part(tasks, module.tasks)
     if module.has_entry:
@@ -116,19 +35,6 @@ def _between(tasks: Tasks, module: _Module, p: int, q: int) -> Tasks:
     return inner
 
 
-def _shortest(modules: list[_Module], first_s: Floats) -> tuple[float, list[int]]:
-    """The least sum of lengths from the first module to the last, and the device at each end."""
-    value, came = first_s, []
-    for module in modules:
-        through = value[:, None] + module.least_s
-        came.append(through.argmin(axis=0))
-        value = through.min(axis=0)
-    path = [int(value.argmin())]
-    for best in reversed(came):
-        path.append(int(best[path[-1]]))
-    return float(value.min()), path[::-1]
-
-
 def series_schedule(tasks: Tasks, deadline_s: float) -> tuple[Ints, Ints, float]:
     """Device of each task, their order, and a lower bound (s) on the makespan.
 
@@ -136,11 +42,11 @@ def series_schedule(tasks: Tasks, deadline_s: float) -> tuple[Ints, Ints, float]
     """
     from scheduler.latency_exact import exact_schedule
 
-    modules = _modules(tasks)
+    modules = modules_of(tasks)
     starts_with_cut = not modules or modules[0].has_entry
     first_s = tasks.w[0] if starts_with_cut else np.zeros(1)
     while True:
-        bound, path = _shortest(modules, first_s)
+        bound, path = shortest_chain(modules, first_s)
         ends = list(zip(modules, path[:-1], path[1:], strict=True))
         open_ = [
             (m, p, q) for m, p, q in ends if not m.is_exact[p, q] and len(m.tasks) <= LARGEST_MODULE
@@ -172,7 +78,7 @@ def _warm(inner: Tasks) -> tuple[Ints, Ints, float]:
     return device, order, makespan_of(inner, device, order)
 
 
-def _assembled(tasks: Tasks, modules: list[_Module], path: list[int]) -> tuple[Ints, Ints]:
+def _assembled(tasks: Tasks, modules: list[Module], path: list[int]) -> tuple[Ints, Ints]:
     """The modules' schedules one after the other; by HEFT what was not solved."""
     device, start = heft_schedule(tasks)
     if not modules or modules[0].has_entry:

@@ -22,11 +22,12 @@ from scheduler.latency_timeline import makespan_of, simulate
 from scheduler.longest_paths import tails
 from scheduler.m_etf import m_etf_schedule
 from scheduler.m_sct import favourites, m_sct_schedule
+from scheduler.modules import cuts
 from scheduler.peft import optimistic_costs, peft_schedule
 from scheduler.placed import no_times, ordered
 from scheduler.plan import cut_runs
 from scheduler.portfolio import ALGORITHMS
-from scheduler.series import cuts, series_schedule
+from scheduler.series import series_schedule
 from scheduler.tasks import fits, tasks_of
 from scheduler.timeline import makespan, stage_timeline
 
