@@ -25,12 +25,15 @@ def problems(draw, objectives=("throughput", "latency"), most=5):
     graph = make_graph(parents, out_bytes=draw(st.sampled_from([4, 400])))
     trains = draw(st.booleans())
     ops = []
-    for op in graph.ops:
+    turn = draw(st.integers(1, n)) if trains else n
+    for i, op in enumerate(graph.ops):
         used = draw(st.lists(st.sampled_from("uvwxyz"), max_size=2, unique=True))
         size = {w: 400 * (1 + "uvwxyz".index(w)) for w in used}
         is_read = any(op.name in above for above in parents.values())
-        last = trains and ops and not is_read and draw(st.booleans())
-        phase = "optimizer" if last else "forward"
+        phase = "forward" if i < turn else "backward"
+        reads_gradients = parents[op.name] and all(int(j[1:]) >= turn for j in parents[op.name])
+        if reads_gradients and not is_read and draw(st.booleans()):
+            phase = "optimizer"
         ops.append(
             replace(op, weights=size, state_bytes=draw(st.sampled_from([0, 300])), phase=phase)
         )
