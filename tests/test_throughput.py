@@ -111,6 +111,21 @@ def test_merging_and_contracting_keep_the_optimum(problem):
         assert small.loads(device) == pytest.approx(problem.loads(device[unit]))
 
 
+@settings(max_examples=30, deadline=None)
+@given(arrays(), st.integers(1, 3))
+def test_weights_shared_by_stretches_bound_and_are_refined(problem, num_parts):
+    best = brute_force(problem)
+    if not 0 < best < np.inf:
+        return
+    sets = SetBound(contract(problem, problem.unit), best * 1.5, num_parts=num_parts)
+    label, base = sets.parts()
+    assert label.max() < (sets.arrays.num_ops if sets.fine else num_parts)
+    assert all(base[label == part].max() in (0, 1) for part in set(label.tolist()))
+    found = tighten(sets, time.perf_counter() + 0.05)
+    assert found <= best * (1 + 1e-6) + 1e-9
+    assert sets.num_parts >= num_parts
+
+
 @settings(max_examples=40, deadline=None)
 @given(arrays(), st.data())
 def test_least_loads_are_those_of_all_sets(problem, data):
