@@ -31,7 +31,7 @@ from scheduler.tasks import tasks_of
 
 SHARE = 0.01
 """Of CP-SAT's time, for our search."""
-MARGIN_S = 0.0005
+MARGIN_S = 0.0001
 """What a search that ends at its deadline still takes."""
 LONG_S = 0.5
 """A hundredth of less is too short for Python to call much."""

@@ -15,9 +15,9 @@ from scheduler.m_etf import m_etf_schedule
 from scheduler.peft import peft_schedule
 from scheduler.tasks import Tasks, fits
 
-HEATS = (0.01, 0.03, 0.1)
-"""First temperatures of coolings, in turn, as a share of the makespan; all start from the best."""
-COLDEST = 0.001
+HEATS = (0.4, 0.8, 1.6)
+"""First temperatures of coolings, in turn, in makespans per task; all start from the best."""
+COLDEST = 0.05
 """Temperature of the descent before the first cooling, likewise."""
 COOLING = 1 / 30
 """Last temperature of a cooling as a share of its first."""
@@ -80,7 +80,7 @@ def improve_schedule(
     now_s = began_s
     while left > 0 and enough_s < value < np.inf and now_s < deadline_s:
         seed += 1
-        hottest = heat * value
+        hottest = heat * value / n
         cooling = Cooling(hottest, hottest * COOLING, moves, deadline_s, enough_s)
         device, order, value = anneal(tasks, device, order, value, tail, cooling, seed)
         now_s = time.perf_counter()
