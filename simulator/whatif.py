@@ -67,11 +67,12 @@ def try_instance(
     objective: str = "throughput",
     market: Market = "on_demand",
     region: str | None = None,
+    replicate: bool = True,
 ) -> Outcome:
     """Plan, replay and price a model (`graph`: one micro-batch) on one instance.
 
-    Stages are replicated where that pays. Without a region the first one that offers the instance
-    is taken.
+    Stages are replicated where that pays and `replicate` allows it. Without a region the first
+    one that offers the instance is taken.
     """
     try:
         price = prices.find(instance.name, market, region)
@@ -84,7 +85,7 @@ def try_instance(
             usd_per_hour=price.usd_per_hour,
             num_micro_batches=num_micro_batches,
             colocated=sharing_weights(graph) if graph.mode == "training" else (),
-            replicate=True,
+            replicate=replicate,
         )
         problem, plan = best_plan(problem)
     except (InfeasibleError, ValueError) as refusal:
@@ -102,17 +103,25 @@ def compare_instances(
     objective: str,
     market: Market,
     tell: Tell,
+    replicate: bool = True,
 ) -> list[Outcome]:
     """Try every instance; sorted by USD per 1,000 inferences, the impossible last."""
     outcomes = []
     for number, instance in enumerate(instances):
-        outcomes.append(try_instance(graph, num_micro_batches, instance, prices, objective, market))
+        outcome = try_instance(
+            graph, num_micro_batches, instance, prices, objective, market, replicate=replicate
+        )
+        outcomes.append(outcome)
         tell((number + 1) / len(instances))
     return sorted(outcomes, key=lambda o: o.cost.usd_per_1k if o.cost else math.inf)
 
 
 def service_times(
-    graph: Graph, cluster: Cluster, max_batch: int, measured: CostTable | None = None
+    graph: Graph,
+    cluster: Cluster,
+    max_batch: int,
+    measured: CostTable | None = None,
+    replicate: bool = True,
 ) -> ServiceTimes:
     """Latency and period of a replica of a cluster for batches of 1, 2, 4, ... max_batch.
 
@@ -120,7 +129,7 @@ def service_times(
         InfeasibleError: the model does not fit.
         ValueError: a device does not support the dtype.
     """
-    return times_of(reports_by_batch(graph, cluster, max_batch, measured))
+    return times_of(reports_by_batch(graph, cluster, max_batch, measured, replicate))
 
 
 def times_of(reports: dict[int, Report]) -> ServiceTimes:

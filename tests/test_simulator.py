@@ -13,7 +13,7 @@ from simulator.capacity import Candidate, size_fleet, size_fleets
 from simulator.experiment import experiment
 from simulator.replay import replay, simulate
 from simulator.serving import Batching, Replica, ServiceTimes, Serving
-from simulator.whatif import compare_instances, service_times
+from simulator.whatif import compare_instances, service_times, try_instance
 
 
 @settings(max_examples=60, deadline=None)
@@ -101,6 +101,17 @@ def test_instances_are_sorted_by_cost_and_say_why_not():
         lambda s: None,
     )
     assert "no price" in reserved[0].reason
+
+
+def test_an_instance_replicates_where_it_may():
+    graph = make_chain(1, flops=1e12, bytes_read=1e6)
+    four = find_instance("aws/g4dn.12xlarge")
+    tried = [
+        try_instance(graph, 1, four, load_prices(), replicate=replicate)
+        for replicate in (False, True)
+    ]
+    shares = [one.report.throughput_per_s for one in tried]
+    assert shares[1] > 3.9 * shares[0]
 
 
 def test_service_times_follow_the_measured_graph():

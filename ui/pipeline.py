@@ -143,6 +143,7 @@ def elsewhere(
             scenario.objective,
             scenario.prices.market,
             tell,
+            scenario.constraints.replicate is not False,
         )
 
 

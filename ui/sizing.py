@@ -40,7 +40,7 @@ def size(scenario: Scenario, steps: Steps, names: list[str] | None = None) -> li
     if is_local(scenario):
         problem = prepare_anywhere(scenario, steps).problem
         graph = problem.graph
-        times = service_times(graph, problem.cluster, max_batch, problem.costs)
+        times = service_times(graph, problem.cluster, max_batch, problem.costs, problem.replicate)
         usd_per_hour = scenario.prices.usd_per_hour
         candidates.append(Candidate("this machine", times, usd_per_hour, "measured"))
     else:
@@ -73,6 +73,8 @@ def _candidate(scenario: Scenario, graph: Graph, name: str, max_batch: int) -> C
     level = " and ".join(sorted({p.provenance.level for p in cluster.devices.values()}))
     try:
         price = load_prices().find(name, scenario.prices.market)
-        return Candidate(name, service_times(graph, cluster, max_batch), price.usd_per_hour, level)
+        replicate = scenario.constraints.replicate is not False
+        times = service_times(graph, cluster, max_batch, replicate=replicate)
+        return Candidate(name, times, price.usd_per_hour, level)
     except (InfeasibleError, ValueError) as refusal:
         return Candidate(name, None, None, level, str(refusal))
