@@ -68,6 +68,8 @@ def latency_windows(
     deadline_s -= time.perf_counter() - began_s
     for share in SLICES:
         now_s = time.perf_counter()
+        if now_s >= deadline_s:
+            break
         until_s = now_s + share * (deadline_s - now_s)
         better = improve_windows(tasks, device, order, until_s, tell)
         start = np.argsort(better[1]).astype(float)

@@ -31,6 +31,7 @@ from scheduler.shortage import least_memory, shortage
 from scheduler.single_device import memory_fill, single_device
 from scheduler.smallest import smallest
 from scheduler.stage_moves import refine
+from scheduler.tasks import within_memory
 from scheduler.training_pipeline import training_pipeline
 
 Algorithm = Callable[[Problem], Placement]
@@ -303,10 +304,15 @@ def _placed(problem: Problem, name: str, place: Algorithm, found: _Found) -> Pla
 
 def _by_windows(problem: Problem, deadline_s: float, tell: Tell, found: _Found) -> Plan:
     """The best list schedule, improved until it is just time to make a plan of it."""
-    began_s, until_s = time.perf_counter(), deadline_s - found.finish_s
-    placement = latency_windows(
-        problem, best_schedule(problem), until_s, lambda value: tell(value, found.bound)
-    )
+    began_s = time.perf_counter()
+    schedule = best_schedule(problem)
+    chosen_s = time.perf_counter()
+    plan = _placed(problem, "list_schedules", partial(within_memory, schedule=schedule), found)
+    again_s = time.perf_counter() - chosen_s
+    until_s = deadline_s - found.finish_s
+    if time.perf_counter() + again_s >= until_s:
+        return plan
+    placement = latency_windows(problem, schedule, until_s, lambda value: tell(value, found.bound))
     return finish_plan(problem, WINDOWS, placement, began_s, found.bound)
 
 
