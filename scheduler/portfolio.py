@@ -142,14 +142,14 @@ def search(
     return placed, best.algorithm or "single_device", max(bound, in_unit(best.bound)), stopped
 
 
-def _fastest(problem: Problem, time_limit_s: float) -> Plan:
-    """The plan of least latency.
+def _fastest(problem: Problem, time_limit_s: float) -> Solution:
+    """The plans of least latency.
 
     Raises:
         InfeasibleError: there is none, whatever its latency.
     """
     alone = replace(problem, objective="latency", latency_bound_s=None)
-    return solve(alone, time_limit_s=time_limit_s).best
+    return solve(alone, time_limit_s=time_limit_s, stoppable=True)
 
 
 def _rank(plan: Plan) -> tuple[float, int, int]:
@@ -199,7 +199,11 @@ class _Found:
 
 
 def solve(
-    problem: Problem, algorithm: str = "auto", time_limit_s: float = 0.0, tell: Tell = _silent
+    problem: Problem,
+    algorithm: str = "auto",
+    time_limit_s: float = 0.0,
+    tell: Tell = _silent,
+    stoppable: bool = False,
 ) -> Solution:
     """Run one algorithm, or all of them (`auto`), and choose the best by the objective.
 
@@ -210,8 +214,10 @@ def solve(
     of an order, and `training_pipeline`.
     Too large a graph (`large.is_large`) gets what is near linear in it, and searches of its own.
     `tell` is called with the best value and bound of the search, in the objective's unit.
+    Where it is `stoppable`, Ctrl-C leaves the best plan until then.
 
     Raises:
+        KeyboardInterrupt: Ctrl-C, and it is not stoppable or there is no plan yet.
         ValueError: there is no such algorithm.
         InfeasibleError: no algorithm found a plan; the message says what binds, or every refusal.
     """
@@ -270,6 +276,8 @@ def solve(
         )
     if not found.plans:
         raise InfeasibleError(_why_none(problem, found.refusals, is_auto))
+    if found.stopped and not stoppable:
+        raise KeyboardInterrupt
     return found.solution()
 
 
@@ -329,7 +337,8 @@ def _by_latency(
 
 def _within_latency(problem: Problem, began_s: float, time_limit_s: float, found: _Found) -> None:
     """Add the fastest plan: what is fast enough may be what only a search for latency finds."""
-    fastest = _fastest(problem, time_limit_s)
+    solution = _fastest(problem, time_limit_s)
+    fastest, found.stopped = solution.best, found.stopped or solution.stopped
     try:
         found.plans.append(
             finish_plan(problem, fastest.algorithm, fastest.placement, began_s, found.bound)

@@ -101,7 +101,7 @@ def test_replicas_shorten_no_batch():
 
 
 def test_ctrl_c_ends_a_search_with_the_best_plan_so_far(monkeypatch):
-    """In the search's third step; before any plan there is nothing to keep."""
+    """In the search's third step, where that is asked for; before any plan nothing can be kept."""
     rng = np.random.default_rng(1)
     problem = make_problem(make_chain(30), rng.uniform(1, 9, (30, 3)), make_cluster("abc"))
     calls = []
@@ -114,12 +114,15 @@ def test_ctrl_c_ends_a_search_with_the_best_plan_so_far(monkeypatch):
 
     run = throughput._run
     monkeypatch.setattr(throughput, "_run", interrupted)
-    found = solve(problem, time_limit_s=20.0)
+    found = solve(problem, time_limit_s=20.0, stoppable=True)
     assert (found.stopped, len(calls)) == (True, 3)
     assert check_plan(problem, found.best) == []
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):
+        solve(problem, time_limit_s=20.0)
     monkeypatch.setattr("scheduler.portfolio.single_device", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        solve(problem)
+        solve(problem, stoppable=True)
 
 
 def interrupt(problem, device):

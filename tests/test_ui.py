@@ -96,8 +96,10 @@ def test_a_plan_that_fits_nowhere_is_infeasible_and_says_why(scenario_file, caps
     text += "constraints: {memory_headroom: 0.999}\n"
     assert cli.main(["plan", scenario_file(text)]) == exits.INFEASIBLE
     error = capsys.readouterr().err
-    assert "device 'gpu0': the plan needs" in error
-    assert "the limit is" in error
+    assert (
+        "needs 147.24 MiB, and 'gpu0', the largest device that may run it, takes 24.58 MiB" in error
+    )
+    assert "122.66 MiB more there would do" in error
 
 
 def test_help_does_not_import_torch():

@@ -52,13 +52,14 @@ def plan(
 ) -> Prepared:
     """Run the placement algorithms; search within the time limit, telling value and bound.
 
-    Where operators may be split, half of the time limit goes to that. Ctrl-C ends either.
+    Where operators may be split, half of the time limit goes to that. With a time limit Ctrl-C ends
+    either, with the best plan until then.
     """
     problem, algorithm = prepared.problem, prepared.scenario.algorithm
     splitting = time_limit_s > 0 and algorithm == "auto" and may_split(problem)
     search_s = time_limit_s / 2 if splitting else time_limit_s
     with steps("Planning"):
-        solution = solve(problem, algorithm, search_s, improved)
+        solution = solve(problem, algorithm, search_s, improved, stoppable=time_limit_s > 0)
         unsplit = solution.best
     if prepared.tried:
         plans = tuple(over_all(one, prepared.tried) for one in solution.plans)
