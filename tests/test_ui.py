@@ -102,6 +102,17 @@ def test_a_plan_that_fits_nowhere_is_infeasible_and_says_why(scenario_file, caps
     assert "122.66 MiB more there would do" in error
 
 
+@pytest.mark.parametrize("how", [[], ["--json"]])
+def test_a_reader_that_leaves_ends_a_command_without_a_word(monkeypatch, capsys, how):
+    """As `apportion prices | head` does."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert cli.main(["prices", *how]) == exits.READER_GONE
+    assert capsys.readouterr().err == ""
+
+
 def test_help_does_not_import_torch():
     code = (
         "import sys\nfrom ui.cli import main\n"

@@ -2,11 +2,12 @@
 
 import argparse
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
 
-from ui.exits import BAD_INPUT, INFEASIBLE, INTERRUPTED, RUN_FAILED
+from ui.exits import BAD_INPUT, INFEASIBLE, INTERRUPTED, READER_GONE, RUN_FAILED
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,6 +28,17 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(arguments, "run failed", error, RUN_FAILED)
     except KeyboardInterrupt:
         return _fail(arguments, "interrupted", "stopped by the user", INTERRUPTED)
+    except (BrokenPipeError, SystemExit) as end:
+        # rich makes SystemExit of it
+        if not isinstance(end.__context__ or end, BrokenPipeError):
+            raise
+        return _end_silently()
+
+
+def _end_silently() -> int:
+    """End as other tools do when what reads them has had enough (`| head`)."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return READER_GONE
 
 
 def _command(arguments: argparse.Namespace) -> int:
