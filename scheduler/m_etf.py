@@ -19,17 +19,18 @@ WINDOW = 128
 
 @numba.njit(cache=True)
 def earliest_task(tasks: Tasks, favourite: Ints, window: int) -> tuple[Ints, Floats]:
-    """Again and again, start the (ready task, device) that can start first; ties: ends first.
+    """Again and again, start the (ready task, device) that can start first; ties: in order.
 
-    `favourite` (n,): child of each task, or -1, for which its device stays free during the
-    longest transfer between the two. A device without memory for the task's unit is passed over;
-    what fits nowhere goes where most is free. O(tasks x window x devices).
+    The same task on several devices: where it ends first. `favourite` (n,): child of each task, or
+    -1, for which its device is kept during the longest transfer between the two, but for urgent
+    tasks, which might start on any device then. A device without memory for the task's unit is
+    passed over; what fits nowhere goes where most is free. O(tasks x window x devices).
     """
     n, d = tasks.w.shape
     free = np.zeros(d)
     awake, child = np.zeros(d), np.full(d, -1)
     used, held = np.zeros(d), np.zeros((d, len(tasks.weight_bytes)), dtype=np.int32)
-    of_unit = np.full(len(tasks.own_bytes), -1)
+    of_unit, able = np.full(len(tasks.own_bytes), -1), np.zeros(d, dtype=np.bool_)
     device, start, finish = np.full(n, -1), np.zeros(n), np.zeros(n)
     data = np.zeros((n, d))
     missing = np.empty(n, dtype=np.int64)
@@ -40,25 +41,26 @@ def earliest_task(tasks: Tasks, favourite: Ints, window: int) -> tuple[Ints, Flo
             ready[num] = i
             num += 1
     for _ in range(n):
-        best, best_end, slot, at = np.inf, np.inf, -1, -1
+        best, best_end, first, slot, at = np.inf, np.inf, n, -1, -1
         for k in range(head, min(num, head + window)):
             i = ready[k]
             u = tasks.unit[i]
+            urgent = 0.0
             for p in range(d):
-                if not np.isfinite(tasks.w[i, p]) or (of_unit[u] >= 0 and of_unit[u] != p):
+                able[p] = np.isfinite(tasks.w[i, p]) and of_unit[u] in (-1, p)
+                if able[p] and of_unit[u] < 0:
+                    able[p] = need_bytes(tasks, held, u, p) <= tasks.limit_bytes[p] - used[p]
+                if able[p]:
+                    urgent = max(urgent, free[p], data[i, p])
+            for p in range(d):
+                if not able[p]:
                     continue
                 s = max(free[p], data[i, p])
                 if child[p] >= 0 and child[p] != i and device[child[p]] < 0:
-                    s = max(s, awake[p])
+                    s = max(s, min(awake[p], urgent))
                 end = s + tasks.w[i, p]
-                if s > best or (s == best and end >= best_end):
-                    continue
-                if (
-                    of_unit[u] < 0
-                    and need_bytes(tasks, held, u, p) > tasks.limit_bytes[p] - used[p]
-                ):
-                    continue
-                best, best_end, slot, at = s, end, k, p
+                if s < best or (s == best and (i < first or (i == first and end < best_end))):
+                    best, best_end, first, slot, at = s, end, i, k, p
         if at < 0:
             slot = head
             i = ready[head]

@@ -1,4 +1,8 @@
-"""Everything on one device, and the greedy in-order fill of several."""
+"""Everything on one device, and the greedy in-order fill of several.
+
+Source: Hugging Face Accelerate, `infer_auto_device_map`,
+https://huggingface.co/docs/accelerate/concept_guides/big_model_inference.
+"""
 
 import numpy as np
 
@@ -16,43 +20,62 @@ def memory_fill(problem: Problem) -> Placement:
     """Fill devices with parameters in order, the fastest first; go on when one is full.
 
     What `infer_auto_device_map` of Hugging Face Accelerate does for `device_map`, without the room
-    that it keeps on the first device for offloaded layers: a shared parameter stays with its first
-    user. A colocation group goes where its first operator
+    that it keeps on the first device for offloaded layers: what shares a parameter goes where its
+    first user does, if all of it fits there. A colocation group goes where its first operator
     does; a device that may not run it is passed over.
 
     Raises:
         InfeasibleError: the parameters do not fit all devices together.
     """
-    arrays, devices = problem.arrays, problem.costs.devices
+    arrays, names = problem.arrays, problem.costs.devices
     fastest = np.argsort(arrays.seconds.sum(axis=0), kind="stable").tolist()
+    units, first = np.unique(arrays.unit, return_index=True)
+    able, weights = np.isfinite(arrays.seconds[first]), unit_weights(problem)
+    users: dict[str, list[int]] = {}
+    for u in units.tolist():
+        for name in weights[u]:
+            users.setdefault(name, []).append(u)
     free_bytes = arrays.limit_bytes.copy()
-    weights = unit_weights(problem)
-    held: dict[str, int] = {}
+    where: dict[str, list[int]] = {name: [] for name in users}
     home: dict[int, int] = {}
-    for op, u, able in zip(
-        problem.graph.ops, arrays.unit.tolist(), np.isfinite(arrays.seconds), strict=True
-    ):
+
+    def new(group: list[int], j: int) -> dict[str, int]:
+        return {
+            name: weights[u][name] for u in group for name in weights[u] if j not in where[name]
+        }
+
+    def takes(group: list[int], j: int) -> bool:
+        return bool(able[group, j].all()) and sum(new(group, j).values()) <= free_bytes[j]
+
+    for u in units.tolist():
         if u in home:
             continue
-        new = {name: size for name, size in weights[u].items() if name not in held}
-        with_weight = [held[name] for name in weights[u] if name in held and able[held[name]]]
-        num_bytes = sum(new.values())
-        while len(fastest) > 1 and able[fastest[0]] and free_bytes[fastest[0]] < num_bytes:
+        tied = dict.fromkeys(v for name in weights[u] for v in users[name] if v not in home)
+        for group in ([u, *(v for v in tied if v != u)], [u]):
+            holders = (j for name in weights[u] for j in where[name])
+            at = next((j for j in [*holders, *fastest] if takes(group, j)), None)
+            if at is not None:
+                break
+        else:
+            raise InfeasibleError(_too_large(problem, problem.graph.ops[first[u]].name))
+        while at in fastest[1:] and able[u, fastest[0]] and not takes(group, fastest[0]):
             del fastest[0]
-        room = [j for j in fastest if able[j] and free_bytes[j] >= num_bytes]
-        if not with_weight and not room:
-            need, limit = sum(problem.graph.weights().values()), arrays.limit_bytes.sum()
-            raise InfeasibleError(
-                f"parameters need {format_bytes(need)}, all devices together take "
-                f"{format_bytes(limit)}; operator '{op.name}' is the first that fits nowhere"
-            )
-        home[u] = (with_weight or room)[0]
-        free_bytes[home[u]] -= num_bytes
-        held |= dict.fromkeys(new, home[u])
+        for name, size in new(group, at).items():
+            where[name].append(at)
+            free_bytes[at] -= size
+        home |= dict.fromkeys(group, at)
     return {
-        op.name: devices[home[u]]
+        op.name: names[home[u]]
         for op, u in zip(problem.graph.ops, arrays.unit.tolist(), strict=True)
     }
+
+
+def _too_large(problem: Problem, name: str) -> str:
+    need, limit = sum(problem.graph.weights().values()), problem.arrays.limit_bytes.sum()
+    return (
+        f"parameters need {format_bytes(need)}, all devices together take {format_bytes(limit)}; "
+        f"operator '{name}' is the first that fits nowhere"
+    )
 
 
 def unit_weights(problem: Problem) -> list[dict[str, int]]:

@@ -20,7 +20,7 @@ from scheduler.latency_by_clock import run_by_clock
 from scheduler.latency_in_order import keep, media_are_private, room_for, run_in_order
 from scheduler.latency_timeline import makespan_of, simulate
 from scheduler.longest_paths import tails
-from scheduler.m_etf import m_etf_schedule
+from scheduler.m_etf import WINDOW, earliest_task, m_etf_schedule
 from scheduler.m_sct import favourites, m_sct_schedule
 from scheduler.modules import cuts
 from scheduler.peft import optimistic_costs, peft_schedule
@@ -102,11 +102,55 @@ def test_optimistic_costs_of_the_paper():
     ]  # fmt: skip
 
 
+def with_memory(problem, num_bytes, limit_bytes):
+    """Tasks that hold `num_bytes` each, on devices of `limit_bytes`."""
+    ops = tuple(
+        replace(op, weights={f"w_{op.name}": size})
+        for op, size in zip(problem.graph.ops, num_bytes, strict=True)
+    )
+    tasks = tasks_of(replace(problem, graph=replace(problem.graph, ops=ops)))
+    return tasks._replace(limit_bytes=np.full(tasks.w.shape[1], float(limit_bytes)))
+
+
+# Jeon et al. 2020, the paper's example graph (dummy_graphs.py of the authors' BaechiPyTorch).
+BAECHI_S, BAECHI_BYTES = [1, 3, 3, 3, 1, 1], [1, 2, 2, 1, 1, 1]
+BAECHI_C = {(0, 1): 1, (0, 3): 1, (1, 2): 1, (2, 5): 1, (3, 4): 1, (4, 5): 1}
+
+
+@pytest.mark.parametrize("schedule", [m_etf_schedule, m_sct_schedule])
+def test_baechi_pays_for_memory_with_time(schedule):
+    """Two devices: the branch of 3 and 3 s stays on one in 8 s; with 4 units each it is parted."""
+    problem = literal([[s, s] for s in BAECHI_S], BAECHI_C)
+    roomy, scarce = (with_memory(problem, BAECHI_BYTES, limit) for limit in (8, 4))
+    assert end_of(roomy, schedule) == 8
+    assert schedule(roomy)[0].tolist() == [0, 0, 0, 1, 1, 0]  # 6 units on one: does not fit 4
+    device, start = schedule(scarce)
+    assert np.bincount(device, BAECHI_BYTES).tolist() == [4, 4]
+    assert device.tolist() == [0, 0, 1, 1, 0, 1]
+    assert start.tolist() == [0, 1, 5, 2, 6, 8]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "num_bytes", "c", "favourite", "device", "start"),
+    [
+        ([2, 3, 5], [5, 6, 2], {(0, 2): 1, (1, 2): 3}, [-1, -1, -1], [0, 1, 1], [0, 0, 3]),
+        ([2, 5, 3], [5, 3, 2], {(0, 1): 3, (0, 2): 1}, [1, -1, -1], [0, 0, 1], [0, 2, 3]),
+        ([2, 3, 3], [5, 3, 2], {(0, 2): 2, (1, 2): 1}, [-1, 2, -1], [0, 1, 0], [0, 0, 4]),
+        ([2, 3, 3], [5, 3, 2], {(0, 2): 2, (1, 2): 1}, [2, -1, -1], [0, 1, 0], [0, 0, 4]),
+    ],
+)
+def test_schedules_of_baechi_s_own_tests(seconds, num_bytes, c, favourite, device, start):
+    """Two devices of 10 units (m_etf_v1_test.py and m_sct_v1_test.py of BaechiPyTorch)."""
+    tasks = with_memory(literal([[s, s] for s in seconds], c), num_bytes, 10)
+    found = earliest_task(tasks, np.array(favourite), WINDOW)
+    assert [part.tolist() for part in found] == [device, start]
+
+
 def test_m_sct_keeps_a_device_free_for_the_favourite_child():
-    # o0 -> o1 (3 s) and o0 -> o2 (1 s), a transfer takes 1 s: only w = 4 with x_01 = 0 is least.
-    # m-ETF starts o2 first, as it ends first: 1 + 1 + 3. m-SCT keeps device a for o1: 1 + 3.
-    tasks = tasks_of(literal([[1, 1], [3, 3], [1, 1]], {(0, 1): 1, (0, 2): 1}))
-    assert favourites(tasks).tolist() == [1, -1, -1]
+    # o0 -> o1 (1 s) and o0 -> o2 (3 s), a transfer takes 1 s: only w = 4 with x_02 = 0 is least.
+    # m-ETF starts o1 first, as it comes first: 1 + 1 + 3. m-SCT keeps device a for o2: 1 + 3.
+    tasks = tasks_of(literal([[1, 1], [1, 1], [3, 3]], {(0, 1): 1, (0, 2): 1}))
+    assert favourites(tasks).tolist() == [2, -1, -1]
     assert end_of(tasks, m_etf_schedule) == 5
     assert end_of(tasks, m_sct_schedule) == 4
 

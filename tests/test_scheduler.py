@@ -149,28 +149,57 @@ def test_memory_limit_refuses_with_device_need_and_limit():
         solve(problem, "single_device:a")
 
 
-@pytest.mark.parametrize(
-    ("room", "expected"),
-    [((100, 200), "abb"), ((100, 172, 200), "abb"), ((100, 171, 200), "abc")],
-)
-def test_memory_fill_places_the_model_of_accelerate_s_own_test(room, expected):
-    """Layers of 64, 72 and 100 bytes (Accelerate, tests/test_modeling_utils.py).
-
-    Its first device, of 200 bytes, keeps room for the largest layer, in case that others are
-    offloaded; that is taken off here. The third case is ours.
-    """
-    sizes = {"linear1": 64, "batchnorm": 72, "linear2": 100}
-    graph = make_graph({name: [] for name in sizes}, out_bytes=0)
-    ops = tuple(replace(op, weights={op.name: sizes[op.name]}) for op in graph.ops)
+def filled(weights, room):
+    """Devices by memory fill of layers that hold `weights`, on devices with so much room."""
+    graph = make_graph({f"o{i}": [] for i in range(len(weights))}, out_bytes=0)
+    ops = tuple(replace(op, weights=held) for op, held in zip(graph.ops, weights, strict=True))
     names = "abc"[: len(room)]
     devices = {
         name: make_profile(memory_bytes=size) for name, size in zip(names, room, strict=True)
     }
     problem = make_problem(
-        replace(graph, ops=ops), np.ones((3, len(room))), Cluster("fill", devices),
+        replace(graph, ops=ops), np.ones((len(ops), len(room))), Cluster("fill", devices),
         memory_headroom=0.0,
     )  # fmt: skip
-    assert "".join(memory_fill(problem).values()) == expected
+    return "".join(memory_fill(problem).values())
+
+
+def layers(num):
+    """Weights and biases of linear 3 to 4, batch norm, and linear 4 to 5: 64, 72, 100 bytes."""
+    sizes = {"linear1": (48, 16), "batchnorm": (72, 0), "linear2": (80, 20)}
+    return [
+        {f"{k}.{name}.weight": weight, f"{k}.{name}.bias": bias}
+        for k in range(num)
+        for name, (weight, bias) in sizes.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("num", "tied", "room", "expected"),
+    [
+        (1, {}, (100, 200), "abb"),
+        (1, {}, (100, 172, 200), "abb"),
+        (1, {}, (100, 171, 200), "abc"),  # ours
+        (3, {}, (400, 500), "aaaaabbbb"),
+        (3, {8: 2}, (300, 500), "aaabbbbba"),
+        (3, {8: 2, 5: 2}, (300, 500), "aaabbabba"),
+        (3, {8: 2, 5: 2, 3: 0}, (300, 500), "aaaababba"),
+        (3, {8: 2}, (255, 500), "aabbbbbbb"),  # ours: 236 fit, not the 20 of what is tied to them
+    ],
+)
+def test_memory_fill_places_the_models_of_accelerate_s_own_tests(num, tied, room, expected):
+    """Layers of 64, 72 and 100 bytes, some with another's weight (tests/test_modeling_utils.py).
+
+    Its first device keeps room for the largest layer, 100 bytes, in case that others are
+    offloaded; that is taken off here.
+    """
+    weights = layers(num)
+    for i, j in tied.items():
+        (own, _), (bias, size) = weights[i].items()
+        assert own.endswith("weight")
+        name, of_other = next(iter(weights[j].items()))
+        weights[i] = {name: of_other, bias: size}
+    assert filled(weights, room) == expected
 
 
 def test_memory_fill_goes_on_when_a_device_is_full():
@@ -189,6 +218,27 @@ def test_activations_die_after_their_last_use():
     chain = make_problem(make_chain(10, out_bytes=400), np.ones((10, 1)), make_cluster("a"))
     need = solve(chain).best.memory["a"]
     assert need.activation_bytes == 800
+
+
+# Milliseconds of nodes 2 to 41 of VGG-16 as PipeDream profiled them, forward and backward.
+VGG16_MS = [
+    46.920, 9.999, 159.531, 9.766, 9.374, 54.803, 5.097, 75.441, 5.133, 4.999, 29.149, 2.757,
+    44.481, 3.103, 48.133, 2.870, 2.682, 23.823, 1.722, 37.259, 1.527, 40.445, 1.523, 1.583,
+    12.989, 1.050, 11.466, 0.653, 12.690, 0.630, 0.787, 0, 0, 7.050, 0.407, 0, 1.443, 0.309, 0,
+    0.941,
+]  # fmt: skip
+
+
+def test_contiguous_equals_pipedream_s_published_split_of_vgg16():
+    """Straight pipeline on four GPUs (models/vgg16/gpus=4_straight in msr-fiddle/pipedream).
+
+    Its stages end before nodes 5, 14 and 25; its optimizer counts no activations by default.
+    """
+    published = np.add.reduceat(VGG16_MS, [0, 5 - 2, 14 - 2, 25 - 2])
+    assert published.tolist() == pytest.approx([216.450, 196.519, 207.568, 51.998])
+    problem = make_problem(make_chain(40), np.tile(VGG16_MS, (4, 1)).T, make_cluster("abcd"))
+    for name in ("contiguous", "ideals"):
+        assert solve(problem, name).best.value == pytest.approx(published.max())
 
 
 def test_contiguous_balances_unequal_devices():
