@@ -11,8 +11,9 @@ from scheduler.costs import CostTable, cost_table
 from scheduler.graph import Graph
 from scheduler.operator_splits import split_graph, steps
 from scheduler.plan import Plan
-from scheduler.portfolio import Solution, solve
+from scheduler.portfolio import solve
 from scheduler.problem import Problem
+from scheduler.solution import Solution
 from scheduler.split_rules import Cut, Split, Splits, cut_of
 
 SHARES = (0.3, 0.1, 0.03, 0.01, 0.0)

@@ -22,9 +22,9 @@ from scheduler.graph import Graph, sharing_weights
 from scheduler.instances import Instance
 from scheduler.micro_batches import Tried, best_of
 from scheduler.plan import Plan
-from scheduler.portfolio import Solution
 from scheduler.precision import Precision, Pruning, pruned, with_precision
 from scheduler.problem import Problem
+from scheduler.solution import Solution
 from simulator.whatif import best_plan
 from ui.graph_source import graph_file, instance_of, stored_graph
 from ui.rented import rent, rented_cluster
