@@ -174,7 +174,8 @@ def _check_value(problem: Problem, plan: Plan) -> list[str]:
         said, asked = getattr(plan, what), getattr(problem, what)
         if said != asked:
             return [f"the plan has {what} {said}, the problem {asked}"]
-    value, broken = plan_value(problem, plan.stages, plan.in_flight), []
+    step, broken = plan_value(problem, plan.stages, plan.in_flight), []
+    value = plan.prefill_value + plan.num_steps * step
     if not isclose(plan.value, value, rel_tol=SLACK):
         broken.append(f"the plan says that its value is {plan.value:.6g}, it is {value:.6g}")
     if not plan.lower_bound <= value * (1 + SLACK):

@@ -56,23 +56,26 @@ def prefill_splits(generation: Generation, splits: Splits) -> dict[str, Split]:
     return chosen
 
 
-def prefill_placement(decode: Graph, prefill: Problem, placement: Placement) -> dict[str, str]:
-    """Put the prefill where the decode step runs: both read the same weights and cache.
+def follow(source: Graph, target: Problem, placement: Placement) -> dict[str, str]:
+    """Put one phase where a placement has the other, `source`: they share weights and cache.
 
     An operator goes to the device of its weights, else of most operators of its module, else of
-    what it reads, else of any operator: to the first of them that can run it.
+    what it reads, else of any operator: to the first of them that can run it. Colocated operators
+    follow the first of them.
     """
-    graph, seconds = prefill.graph, prefill.seconds
-    by_weight = {name: placement[op.name] for op in decode.ops for name in op.weights}
+    graph, seconds = target.graph, target.seconds
+    by_weight = {name: placement[op.name] for op in source.ops for name in op.weights}
     votes: dict[str, Counter[str]] = defaultdict(Counter)
-    for op in decode.ops:
+    for op in source.ops:
         votes[op.module][placement[op.name]] += 1
     used = list(dict.fromkeys(placement.values()))
     placed: dict[str, str] = {}
+    of_unit: dict[int, str] = {}
     for row, op in enumerate(graph.ops):
         wanted = [by_weight[name] for name in op.weights if name in by_weight]
         wanted += [device for device, _ in votes[op.module].most_common()]
         wanted += [placed[graph.producer[t]] for t in op.inputs if t in graph.producer]
-        able = (d for d in wanted + used if isfinite(seconds[row, prefill.device_index[d]]))
-        placed[op.name] = next(able, used[0])
+        able = (d for d in wanted + used if isfinite(seconds[row, target.device_index[d]]))
+        first = next(able, used[0])
+        placed[op.name] = of_unit.setdefault(int(target.unit[row]), first)
     return placed

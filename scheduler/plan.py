@@ -78,7 +78,8 @@ class Plan:
 
     Attributes:
         value: of the objective: seconds of one batch alone (latency), seconds per batch in steady
-            state (throughput), or USD per 1,000 inferences (cost).
+            state (throughput), or USD per 1,000 inferences (cost); of a generation, of the whole
+            answer: `prefill_value` + `num_steps` times that of the decode step, which is planned.
         lower_bound: no plan on this hardware is below it.
         gap: (value - lower_bound) / value.
         bound_by: what the bound comes from: `loads` of devices and media, the longest `path`,
@@ -106,7 +107,16 @@ class Plan:
     memory: Mapping[str, MemoryNeed] = field(default_factory=dict)
     splits: Splits = field(default_factory=dict)
     bound_by: str = ""
+    prefill_value: float = 0.0
+    num_steps: int = 1
     schema: Literal["apportion.plan/1"] = "apportion.plan/1"
+
+    @property
+    def step_value(self) -> float:
+        """Value of one run of the graph that is planned: of a generation, of a decode step."""
+        if not self.num_steps:
+            return 0.0
+        return (self.value - self.prefill_value) / self.num_steps
 
     @property
     def devices(self) -> list[str]:

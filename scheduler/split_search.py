@@ -1,7 +1,7 @@
 """Which operators to split over devices: tries splits of the heaviest and keeps what pays."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -139,11 +139,16 @@ def may_split(problem: Problem) -> bool:
 
 
 def split_where_it_pays(
-    problem: Problem, solution: Solution, algorithm: str, deadline_s: float
+    problem: Problem,
+    solution: Solution,
+    algorithm: str,
+    deadline_s: float,
+    valued: Callable[[Problem, Solution], Solution] = lambda _, solution: solution,
 ) -> tuple[Problem, Solution]:
     """Try splits until the deadline (`time.perf_counter`); returns the best problem and solution.
 
-    The bound and the gap of a plan with splits are those of the problem so split.
+    The bound and the gap of a plan with splits are those of the problem so split. `valued` says
+    what plans are worth in the end, where that is more than one run of the graph.
     """
     best = problem, solution
     for splits in candidates(problem, solution.best):
@@ -152,9 +157,10 @@ def split_where_it_pays(
         varied = with_splits(problem, splits)
         try:
             found = solve(varied, algorithm)
+            plans = tuple(replace(plan, splits=splits) for plan in found.plans)
+            found = valued(varied, replace(found, best=plans[0], plans=plans))
         except InfeasibleError:
             continue
         if found.best.value < best[1].best.value * (1 - WORTH):
-            plans = tuple(replace(plan, splits=splits) for plan in found.plans)
-            best = varied, replace(found, best=plans[0], plans=plans)
+            best = varied, found
     return best

@@ -29,33 +29,60 @@ def positive(subject: str, **values: float | None) -> None:
 
 @dataclass(frozen=True)
 class Slo:
-    """What is promised to 95 % of the requests.
+    """What is promised to 95 % of the requests, or to `share` of them.
 
     Attributes:
         p95_s: seconds until the answer, or the whole of it.
+        p99_s: of generations, in its place: what 99 % are promised.
         ttft_s, tpot_s: of generations, seconds until the first token and for each further one.
+        share: of generations, of the requests that meet all of the promise.
     """
 
     __pydantic_config__ = STRICT
     p95_s: float | None = None
     ttft_s: float | None = None
     tpot_s: float | None = None
+    p99_s: float | None = None
+    share: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse promises of nothing, and such that are not positive."""
-        positive("slo", p95_s=self.p95_s, ttft_s=self.ttft_s, tpot_s=self.tpot_s)
-        if self.p95_s is None and self.ttft_s is None and self.tpot_s is None:
+        """Refuse promises of nothing, such that are not positive, and such that contradict."""
+        positive("slo", p95_s=self.p95_s, ttft_s=self.ttft_s, tpot_s=self.tpot_s, p99_s=self.p99_s)
+        if not any((self.p95_s, self.p99_s, self.ttft_s, self.tpot_s)):
             raise ValueError("slo: p95_s is missing; generations may have ttft_s and tpot_s")
+        if self.share is not None and not 0 < self.share < 1:
+            raise ValueError(f"slo: share must be above 0 and below 1, got {self.share}")
+        shares = {"p95_s": 0.95, "p99_s": 0.99}
+        named = [key for key in shares if getattr(self, key) is not None]
+        if len(named) > 1:
+            raise ValueError("slo: p95_s and p99_s are two promises; leave one out")
+        if named and self.share not in (None, shares[named[0]]):
+            raise ValueError(
+                f"slo: {named[0]} is a promise to {shares[named[0]]:.0%} of the requests, share is "
+                f"{self.share}; leave one out"
+            )
+
+    @property
+    def promised_share(self) -> float:
+        """Of the requests, those that the promise covers."""
+        return self.share or (0.99 if self.p99_s else 0.95)
+
+    @property
+    def whole_s(self) -> float | None:
+        """Seconds until the whole answer, if promised."""
+        return self.p95_s or self.p99_s
 
     @property
     def answer_s(self) -> float:
-        """Seconds until the answer.
+        """Seconds until the answer of an inference, promised to 95 %.
 
         Raises:
-            ValueError: only tokens are promised.
+            ValueError: what is promised is for generations.
         """
         if self.p95_s is None:
-            raise ValueError("slo: p95_s is missing; ttft_s and tpot_s are for generations")
+            raise ValueError(
+                "slo: p95_s is missing; p99_s, ttft_s, tpot_s and share are for generations"
+            )
         return self.p95_s
 
 

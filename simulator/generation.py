@@ -1,17 +1,14 @@
 """What a plan of a decode step means for generation: first token, further tokens, all of them."""
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hardware.documents import STRICT
-from scheduler.costs import cost_table
-from scheduler.generation import Generation, prefill_placement, prefill_splits
-from scheduler.memory import check_memory, memory_needs
-from scheduler.operator_splits import split_graph
-from scheduler.plan import Plan, cut_stages
+from scheduler.answer_plans import plan_prefill, prefill_problem
+from scheduler.generation import Generation
+from scheduler.plan import Plan
 from scheduler.problem import Problem
 from scheduler.report import Report
-from scheduler.timeline import stage_makespan
 
 
 @dataclass(frozen=True)
@@ -19,6 +16,7 @@ class GenerationReport:
     """Generation of a batch of answers.
 
     Attributes:
+        binds: the phase that takes more of `seconds`: `prefill` or `decode`.
         kv_bytes: the cache of keys and values at its largest, over all devices.
         ttft_s: from the prompt to the first token: the prefill.
         tpot_s: each further token: the decode step at the middle of the answer.
@@ -32,6 +30,7 @@ class GenerationReport:
     prompt_tokens: int
     new_tokens: int
     context: int
+    binds: str
     kv_bytes: float
     ttft_s: float
     tpot_s: float
@@ -50,22 +49,9 @@ def predict_generation(
     Raises:
         InfeasibleError: the prefill does not fit beside the cache, or lacks a link.
     """
-    graph = split_graph(generation.prefill, prefill_splits(generation, plan.splits))
-    prefill = replace(
-        problem,
-        graph=graph,
-        costs=cost_table(graph, problem.cluster),
-        objective="latency",
-        pins={},
-        forbidden={},
-        colocated=(),
-    )
-    placement = prefill_placement(problem.graph, prefill, plan.placement)
-    stages = cut_stages(prefill.graph, placement)
-    needs = memory_needs(prefill, placement, stages, 1)
-    held = {device: need.state_bytes for device, need in plan.memory.items()}
-    check_memory({d: replace(n, state_bytes=held.get(d, 0.0)) for d, n in needs.items()})
-    ttft_s, tpot_s = stage_makespan(prefill, stages), decode.latency_s.p50
+    prefill = prefill_problem(problem, generation, plan.splits)
+    first = plan_prefill(problem, plan, prefill)
+    placement, ttft_s, tpot_s = first.placement, first.value, decode.latency_s.p50
     placed: dict[str, list[int]] = defaultdict(list)
     for row, op in enumerate(prefill.graph.ops):
         placed[placement[op.name]].append(row)
@@ -80,6 +66,7 @@ def predict_generation(
         prompt_tokens=generation.prompt_tokens,
         new_tokens=generation.new_tokens,
         context=generation.context,
+        binds="prefill" if 2 * ttft_s > seconds else "decode",
         kv_bytes=generation.kv_bytes,
         ttft_s=ttft_s,
         tpot_s=tpot_s,

@@ -16,19 +16,18 @@ from simulator.generations import Fleet
 from simulator.run_figures import WARM_UP
 from simulator.upkeep import Upkeep, mean_upkeep
 
-KEPT_SHARE = 0.95
-"""Of the requests, those that a promise covers."""
-
 
 @dataclass(frozen=True)
 class GenerationPromise:
-    """A promise, and the share of the requests after the warm-up that met all of it."""
+    """A promise to `share` of the requests, and how many after the warm-up met all of it."""
 
     __pydantic_config__ = STRICT
 
     p95_s: float | None
+    p99_s: float | None
     ttft_s: float | None
     tpot_s: float | None
+    share: float
     kept: bool
     share_within: float
 
@@ -160,11 +159,12 @@ def summarize_answers(
     tokens_per_s = sum(run.tokens for run in runs) / seconds
     counted = sum(run.counted for run in runs)
     within = sum(run.within for run in runs)
-    share = within / counted if counted else 0.0
+    share_within = within / counted if counted else 0.0
     promise = goodput = None
     if slo is not None:
+        kept = share_within >= slo.promised_share and not growth
         promise = GenerationPromise(
-            slo.p95_s, slo.ttft_s, slo.tpot_s, share >= KEPT_SHARE and not growth, share
+            slo.p95_s, slo.p99_s, slo.ttft_s, slo.tpot_s, slo.promised_share, kept, share_within
         )
         goodput = sum(run.good for run in runs) / seconds
     return GenerationServingReport(

@@ -51,11 +51,12 @@ def _compare_row(base: Scenario, changes: dict[str, Any]) -> dict[str, Any]:
     assert prepared.solution is not None
     best = prepared.solution.best
     predicted, cost = pipeline.predict(prepared, best, terminal.steps)
+    answer = pipeline.generation_report(prepared, best, predicted)
     return {
         **row,
-        "latency_s": predicted.latency_s.p50,
-        "latency_band_s": list(predicted.latency_band_s),
-        "throughput_per_s": predicted.throughput_per_s,
+        "latency_s": answer.seconds if answer else predicted.latency_s.p50,
+        "latency_band_s": list(answer.band_s if answer else predicted.latency_band_s),
+        "throughput_per_s": answer.tokens_per_s if answer else predicted.throughput_per_s,
         "usd_per_hour": cost.usd_per_hour if cost else None,
         "usd_per_1k": cost.usd_per_1k if cost else None,
         "algorithm": best.algorithm,

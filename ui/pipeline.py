@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hardware.catalog import common_instances, find_instance, load_prices
+from scheduler.answer_plans import solve_answer
 from scheduler.check import check_stages
 from scheduler.explain import explain
 from scheduler.generation import Generation
@@ -25,7 +27,7 @@ from simulator.billing import Cost, cost_at_full_load
 from simulator.generation import GenerationReport, predict_generation
 from simulator.replay import replay
 from simulator.whatif import Outcome, compare_instances
-from ui.prepare import Prepared, Steps
+from ui.prepare import Prepared, Steps, changed
 from ui.rented import rent
 from ui.scenario import Scenario
 from ui.source import captured
@@ -52,23 +54,46 @@ def plan(
 ) -> Prepared:
     """Run the placement algorithms; search within the time limit, telling value and bound.
 
-    Where operators may be split, half of the time limit goes to that. With a time limit Ctrl-C ends
-    either, with the best plan until then.
+    Where operators may be split, half of the time limit goes to that; of a generation's rest, half
+    to its prefill. With a time limit Ctrl-C ends either, with the best plan until then.
     """
     problem, algorithm = prepared.problem, prepared.scenario.algorithm
+    generation = generation_of(prepared)
     splitting = time_limit_s > 0 and algorithm == "auto" and may_split(problem)
-    search_s = time_limit_s / 2 if splitting else time_limit_s
+    search_s = time_limit_s / (2 if splitting else 1) / (2 if generation else 1)
     with steps("Planning"):
         solution = solve(problem, algorithm, search_s, improved, stoppable=time_limit_s > 0)
-        unsplit = solution.best
+    both = partial(solve_answer, generation=generation) if generation else None
+    if both:
+        rest_s = 0.0 if solution.stopped else search_s
+        with steps("Planning the prefill, and both phases as one"):
+            solution = both(
+                problem,
+                solution,
+                solve=lambda first: solve(first, algorithm, rest_s, stoppable=rest_s > 0),
+            )
+    unsplit = solution.best
     if prepared.tried:
         plans = tuple(over_all(one, prepared.tried) for one in solution.plans)
         solution = replace(solution, best=plans[0], plans=plans)
     if splitting and not solution.stopped:
         with steps("Splitting operators where it pays"), suppress(KeyboardInterrupt):
-            deadline_s = time.perf_counter() + time_limit_s - search_s
-            problem, solution = split_where_it_pays(problem, solution, algorithm, deadline_s)
+            deadline_s = time.perf_counter() + time_limit_s / 2
+            problem, solution = split_where_it_pays(
+                problem, solution, algorithm, deadline_s, *([both] if both else [])
+            )
     return replace(prepared, problem=problem, solution=solution, unsplit=unsplit)
+
+
+def generation_of(prepared: Prepared) -> Generation | None:
+    """Both graphs of a generation, what-ifs applied and nothing split; None in other modes."""
+    model = prepared.scenario.model
+    found = captured(model) if model.mode == "generation" else None
+    if not isinstance(found, Generation):
+        return None
+    return replace(
+        found, prefill=changed(found.prefill, model), decode=changed(found.decode, model)
+    )
 
 
 def given_plan(prepared: Prepared, chosen: Plan) -> Prepared:
@@ -94,7 +119,8 @@ def given_plan(prepared: Prepared, chosen: Plan) -> Prepared:
 def explained(prepared: Prepared, chosen: Plan, steps: Steps) -> Prepared:
     """Say why a plan is as it is: what binds, what would help, where operators could go."""
     with steps("Trying the plan's alternatives"):
-        return replace(prepared, explanation=explain(prepared.problem, chosen))
+        step = replace(chosen, value=chosen.step_value)
+        return replace(prepared, explanation=explain(prepared.problem, step))
 
 
 def predict(prepared: Prepared, chosen: Plan, steps: Steps) -> tuple[Report, Cost | None]:
@@ -118,12 +144,8 @@ def generation_report(
     Raises:
         InfeasibleError: the prefill does not fit.
     """
-    if prepared.scenario.model.mode != "generation":
-        return None
-    found = captured(prepared.scenario.model)
-    if not isinstance(found, Generation):
-        return None
-    return predict_generation(prepared.problem, chosen, found, predicted)
+    found = generation_of(prepared)
+    return predict_generation(prepared.problem, chosen, found, predicted) if found else None
 
 
 def elsewhere(

@@ -114,6 +114,9 @@ def show_generation(report: Mapping[str, Any]) -> None:
         ["cache of keys and values", format_bytes(report["kv_bytes"]), ""],
     ]
     table(f"Generation of {count}", ["", "predicted", "90 % interval"], rows)
+    share = report["ttft_s"] / report["seconds"]
+    share = share if report["binds"] == "prefill" else 1 - share
+    out.print(f"The {report['binds']} binds: {share:.0%} of the answer.\n")
 
 
 RUN_OF_MODE = {

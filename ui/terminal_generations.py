@@ -60,14 +60,24 @@ def _requests(serving: dict[str, Any]) -> Table:
     if serving["retries"]:
         rows.append(["sent again", f"{serving['retries']:,}"])
     if promise := serving["promise"]:
-        asked = {"p95_s": "answer", "ttft_s": "first token", "tpot_s": "further token"}
+        asked = {
+            "p95_s": "answer",
+            "p99_s": "answer",
+            "ttft_s": "first token",
+            "tpot_s": "further token",
+        }
         words = ", ".join(
             f"{name} within {format_seconds(promise[key])}"
             for key, name in asked.items()
             if promise[key] is not None
         )
         kept = "kept" if promise["kept"] else "not kept"
-        rows.append(["promise to 95 %", f"{kept}: {promise['share_within']:.2%} have {words}"])
+        rows.append(
+            [
+                f"promise to {100 * promise['share']:.4g} %",
+                f"{kept}: {promise['share_within']:.2%} have {words}",
+            ]
+        )
         rows.append(["goodput within it", f"{serving['goodput_per_s']:.4g}/s"])
     if serving["usd_per_hour"] is None:
         rows.append(["cost", "no price; set prices.usd_per_hour"])

@@ -24,11 +24,18 @@ def objective_value(plan: Plan, problem: Problem) -> str:
     return f"{format_seconds(plan.value)}{per}"
 
 
+def phase_values(plan: Plan, problem: Problem) -> list[str]:
+    """What the prefill and a decode step of a generation contribute to the plan's value."""
+    each = (plan.prefill_value, plan.step_value)
+    return [objective_value(replace(plan, value=value), problem) for value in each]
+
+
 def value_unit(problem: Problem) -> str:
     """The unit of a plan's value and bound."""
     if problem.objective == "cost":
         as_second = ", the file's unit of time being a second" if problem.costs.transfers else ""
-        return f"USD per 1,000 inferences{as_second}"
+        answered = "answers" if problem.graph.mode == "decode" else "inferences"
+        return f"USD per 1,000 {answered}{as_second}"
     unit = "the file's unit of time" if problem.costs.transfers else "s"
     return f"{unit} per batch" if problem.objective == "throughput" else unit
 
@@ -37,21 +44,28 @@ def show_plans(prepared: Prepared) -> None:
     """All algorithms beside each other, the chosen one first, and the memory it needs."""
     if prepared.solution is None:
         return
+    decodes = prepared.graph.mode == "decode"
     rows = [
         [
             p.algorithm,
             objective_value(p, prepared.problem),
             f"{p.gap:.1%}",
+            *(phase_values(p, prepared.problem) if decodes else []),
             str(len(p.stages)),
             device_words(p),
         ]
         for p in prepared.solution.plans
     ]
-    rows += [[name, reason, "", "", ""] for name, reason in prepared.solution.refusals.items()]
+    phases = ["prefill", "decode step"] if decodes else []
+    columns = ["algorithm", "value", "gap", *phases, "stages", "devices"]
+    rows += [
+        [name, reason, *[""] * (len(columns) - 2)]
+        for name, reason in prepared.solution.refusals.items()
+    ]
     objective = prepared.scenario.objective
     by = prepared.solution.best.bound_by
     title = f"Plans for {objective}, the best first (gap: to a bound that no plan beats, by {by})"
-    table(title, ["algorithm", "value", "gap", "stages", "devices"], rows)
+    table(title, columns, rows)
     if prepared.solution.best.splits and prepared.unsplit:
         out.print(_splits_text(prepared.solution.best, prepared.unsplit, prepared.problem))
     best = prepared.solution.best
