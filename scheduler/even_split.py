@@ -71,8 +71,9 @@ class _Stages:
         self.arrays, self.sequence = arrays, sequence
         finite = np.isfinite(arrays.seconds)
         zero = np.zeros((1, arrays.num_devices))
-        self.work = np.vstack([zero, np.where(finite, arrays.seconds, 0.0).cumsum(axis=0)])
-        self.never = np.vstack([zero, (~finite).cumsum(axis=0)])
+        work = np.vstack([zero, np.where(finite, arrays.seconds, 0.0).cumsum(axis=0)])
+        self.work = np.ascontiguousarray(work.T)
+        self.never = np.ascontiguousarray(np.vstack([zero, (~finite).cumsum(axis=0)]).T)
         self.held = np.append(0.0, arrays.op_bytes.cumsum())
         self.ends = [
             crossing(arrays, arrays.ends_s[:, d]) if arrays.serialised else np.zeros(n + 1)
@@ -103,13 +104,18 @@ class _Stages:
         i = 0
         following = dict(pairwise(self.sequence.tolist()))
         for p in self.sequence.tolist():
-            work = self.work[i:, p] - self.work[i, p] + self.ends[p][i] + self.ends[p][i:]
-            fits = (work <= load_s) & (self.never[i:, p] == self.never[i, p])
-            fits &= self.held[i:] - self.held[i] <= arrays.limit_bytes[p]
+            most_s = self.work[p, i] + load_s * (1 + 1e-9)
+            end = min(
+                np.searchsorted(self.work[p], most_s, side="right"),
+                np.searchsorted(self.never[p], self.never[p, i], side="right"),
+            )
+            reach = slice(i, max(i + 1, int(end)))  # beyond it a device does too much
+            work = self.work[p, reach] - self.work[p, i] + self.ends[p][i] + self.ends[p][reach]
+            fits = (work <= load_s) & (self.held[reach] - self.held[i] <= arrays.limit_bytes[p])
             if p in following:
-                fits &= self.moved(p, following[p])[i:] <= load_s
+                fits &= self.moved(p, following[p])[reach] <= load_s
             else:
-                fits[:-1] = False
+                fits[: n - i] = False
             taken = np.flatnonzero(fits)
             j = i + int(taken[-1]) if len(taken) else i
             device[i:j] = p

@@ -18,6 +18,7 @@ from scheduler.peft import peft_schedule
 from scheduler.problem import Placement, Problem
 from scheduler.single_device import memory_fill, single_device
 from scheduler.tasks import Schedule, Tasks, hold, need_bytes, tasks_of, within_memory
+from scheduler.two_sides import two_sides
 
 LARGE = 5000
 """Operators above which `auto` runs only what is near linear in them."""
@@ -124,6 +125,8 @@ def large_algorithms(
     }
     found["memory_fill"] = memory_fill
     found["multilevel"] = multilevel
+    if problem.objective != "latency" and not problem.graph.is_sequential:
+        found["two_sides"] = two_sides
     if problem.costs.seconds.size <= RIVALS_TABLE:
         found["contiguous"] = contiguous
         if problem.objective != "latency":

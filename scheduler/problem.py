@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from hardware.errors import InfeasibleError
 from scheduler.arrays import Arrays, Floats, Ints, csr
 from scheduler.costs import CostTable
 from scheduler.graph import Graph
+
+if TYPE_CHECKING:
+    from scheduler.parting import Parting
 
 Objective = Literal["latency", "throughput", "cost"]
 Communication = Literal["overlapped", "serialised"]
@@ -252,6 +255,13 @@ class Problem:
     def arrays(self) -> Arrays:
         """The problem as arrays."""
         return lower(self)
+
+    @cached_property
+    def parting(self) -> "Parting | None":
+        """Placements on two sides of devices; none where these are alike or no media carry."""
+        from scheduler.media_bound import best_parting
+
+        return best_parting(self)
 
 
 def matches(target: str, name: str, module: str) -> bool:

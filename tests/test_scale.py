@@ -5,6 +5,7 @@ import pytest
 from conftest import make_chain, make_cluster, make_graph, make_op, make_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_list_scheduling import problems
 
 from benchmarks.deep_decoder import cluster_of, decoder
 from hardware.cluster import Cluster
@@ -21,6 +22,7 @@ from scheduler.multilevel import coarse_splits, multilevel
 from scheduler.portfolio import solve
 from scheduler.problem import Problem
 from scheduler.refine import refine
+from scheduler.two_sides import two_sides
 
 
 def planned(problem, place):
@@ -51,6 +53,25 @@ def test_multilevel_lays_the_backward_pass_beside_the_forward_pass():
     plan = planned(problem, multilevel)
     assert plan.gap < 0.25
     assert len(plan.stages) < 12 * 16
+
+
+def test_two_sides_trade_what_suits_the_other_kind_of_device():
+    """Every second stretch of ten is slow on b: contiguous parts take 286 s, mixed ones 200."""
+    seconds = np.array(([[1.0, 4.0]] * 10 + [[1.0, 1.0]] * 10) * 20)
+    problem = make_problem(make_chain(400), seconds, make_cluster(bytes_per_s=100.0))
+    plan = planned(problem, two_sides)
+    assert plan.value < 204 < 280 < planned(problem, multilevel).value
+    assert plan.gap < 0.02
+
+
+@settings(max_examples=40, deadline=None)
+@given(problems(most=10))
+def test_two_sides_keep_pins_classes_and_memory(problem):
+    problem = replace(problem, objective="throughput")
+    try:
+        planned(problem, two_sides)
+    except InfeasibleError:
+        return
 
 
 def test_list_schedules_never_lose_to_the_fastest_device():
