@@ -23,8 +23,10 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}
 """Largest difference from the unsplit output, relative to its largest magnitude, by dtype."""
 
 LATENCY_RUNS = 5
-THROUGHPUT_REPEATS = 3
-SECONDS_PER_REPEAT = 3.0
+WINDOWS = 3
+"""Stretches of the steady flow whose rates are compared; each lasts `SECONDS_PER_WINDOW`."""
+SECONDS_PER_WINDOW = 3.0
+MOST_PER_WINDOW = 2000
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,12 @@ def execute(
     reference: dict[int, Tensors],
     tell: Tell,
 ) -> Execution:
-    """Run a plan for real: latency of micro-batches one by one, then the steady state.
+    """Run a plan for real: latency of batches one by one, then one steady flow of micro-batches.
 
-    `reference` holds the unsplit model's outputs by input variant.
+        fills | window | window | window | drains
+
+    The throughput is the median of the windows'. `reference` holds the unsplit model's outputs by
+    input variant.
     """
     pieces = cut(model.micro, [stage.ops for stage in plan.stages])
     save_stages(workers.folder, pieces, model.micro_batches)
@@ -65,7 +70,7 @@ def execute(
     in_turn = copies(plan.stages)
     job = Job(workers.folder, in_turn, {}, plan.in_flight)
     workers.call_all(load_job, dict.fromkeys(everyone, (job,)))
-    steps = THROUGHPUT_REPEATS + 2
+    steps = 3
 
     def run(job: Job, step: int) -> tuple[list[Span], dict[int, Tensors]]:
         args = dict.fromkeys(everyone, (job, shapes, keep))
@@ -76,22 +81,21 @@ def execute(
     m = plan.num_micro_batches
     batch_by_batch = replace(job, copies=in_turn if m > 1 else in_turn[:1], alone=m)
     alone = _repeated(device_order(problem, plan, m), m, LATENCY_RUNS + 2)
-    latency_spans, _ = run(replace(batch_by_batch, order=alone), 0)
+    latency_spans, alone_outputs = run(replace(batch_by_batch, order=alone), 0)
     twice = _repeated(device_order(problem, plan, m), m, 2)
     traced, _ = run(replace(batch_by_batch, order=twice, traced=True), 1)
     latencies = [
         _extent(latency_spans, range(b * m, b * m + m)) for b in range(2, LATENCY_RUNS + 2)
     ]
-    period_s = max(loads(problem, plan.stages).values())
-    num = int(np.clip(SECONDS_PER_REPEAT / period_s, max(2 * m, 3 * plan.in_flight + 8), 2000))
-    num += -num % cycle(plan.stages)
-    order = device_order(problem, plan, num)
-    repeats = [run(replace(job, order=order), 2 + r) for r in range(THROUGHPUT_REPEATS)]
-    rates = [_rate(spans, plan, num) * problem.graph.samples for spans, _ in repeats]
-    middle = repeats[int(np.argsort(rates)[len(rates) // 2])][0]
-    difference = max(_difference(outputs, reference, m) for _, outputs in repeats)
+    num = _flow_length(problem, plan)
+    flow, outputs = run(replace(job, order=device_order(problem, plan, num)), 2)
+    windows = _windows(plan, num)
+    rates = [_rate(flow, window) * problem.graph.samples for window in windows]
+    middle = windows[int(np.argsort(rates)[WINDOWS // 2])]
+    steady = [span for span in flow if span.micro_batch in middle]
+    difference = max(_difference(found, reference, m) for found in (alone_outputs, outputs))
     measured_s = problem.graph.samples / statistics.median(rates)
-    busy_s = _busy(middle, num)
+    busy_s = _busy(steady, len(middle))
     report = Report(
         latency_s=quantiles([end - start for start, end in latencies]),
         throughput_per_s=statistics.median(rates),
@@ -107,7 +111,7 @@ def execute(
                 if s.micro_batch >= m and s.kind != "stage"
             ]
         ),
-        pipeline_spans=_from_zero(_joined(middle)),
+        pipeline_spans=_from_zero(_joined(steady)),
     )
     return Execution(report, difference, TOLERANCE[model.dtype])
 
@@ -127,14 +131,34 @@ def _extent(spans: list[Span], micro_batches: range) -> tuple[float, float]:
     return min(s.start_s for s in mine), max(s.end_s for s in mine)
 
 
-def _rate(spans: list[Span], plan: Plan, num: int) -> float:
-    """Micro-batches per second of the steady state."""
+def _flow_length(problem: Problem, plan: Plan) -> int:
+    """Micro-batches of a run that fills, is steady for `WINDOWS` windows, and drains.
+
+    What leaves comes in bursts of up to `in_flight`, which a window must even out.
+    """
+    turn = cycle(plan.stages)
+    period_s = max(loads(problem, plan.stages).values())
+    least = max(plan.num_micro_batches, plan.in_flight + 2)
+    window = int(np.clip(SECONDS_PER_WINDOW / period_s, least, max(least, MOST_PER_WINDOW)))
+    window += -window % turn
+    num = 2 * plan.in_flight + 3 + WINDOWS * window
+    return num + -num % turn
+
+
+def _windows(plan: Plan, num: int) -> list[range]:
+    """The micro-batches of each window of the steady state."""
     first, last = steady_window(plan, num)
-    ends = [0.0] * num
+    size = (last - first) // WINDOWS
+    return [range(first + i * size, first + (i + 1) * size) for i in range(WINDOWS)]
+
+
+def _rate(spans: list[Span], window: range) -> float:
+    """Micro-batches per second, from the end of a window's first to that of the next one's."""
+    ends: dict[int, float] = defaultdict(float)
     for span in spans:
         if span.kind == "stage":
             ends[span.micro_batch] = max(ends[span.micro_batch], span.end_s)
-    return (last - first) / (ends[last] - ends[first])
+    return len(window) / (ends[window.stop] - ends[window.start])
 
 
 def _busy(spans: list[Span], num: int) -> dict[str, float]:

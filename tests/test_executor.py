@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from executor import cache
+from executor import cache, run, whole
 from executor.calibrate import to_link, to_profile
 from executor.capture import capture, to_graph
 from executor.devices import local_devices, machine_key
@@ -298,7 +298,10 @@ def workers():
     devices = [d for d in local_devices() if d.kind == "cpu"]
     if len(devices) < 2:
         pytest.skip("needs two CPU slices, this machine has one core")
-    with Workers(tuple(devices)) as started:
+    with pytest.MonkeyPatch.context() as patch, Workers(tuple(devices)) as started:
+        patch.setattr(run, "SECONDS_PER_WINDOW", 0.1)
+        patch.setattr(whole, "SECONDS_PER_BASELINE", 0.1)
+        patch.setattr(whole, "OP_TIMES_BUDGET_S", 0.1)
         yield started
 
 

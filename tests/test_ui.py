@@ -10,7 +10,7 @@ import pytest
 
 from hardware.errors import InfeasibleError
 from scheduler.graph_file import read_graph
-from ui import cli, exits, files, pipeline, prepare, rented
+from ui import cli, exits, files, pipeline, prepare, rented, terminal
 from ui.scenario import parse_scenario, read_scenario, vary
 
 ROOT = Path(__file__).parent.parent
@@ -104,7 +104,8 @@ def test_a_plan_that_fits_nowhere_is_infeasible_and_says_why(scenario_file, caps
 
 @pytest.mark.parametrize("how", [[], ["--json"]])
 def test_a_reader_that_leaves_ends_a_command_without_a_word(monkeypatch, capsys, how):
-    """As `apportion prices | head` does."""
+    """As `apportion prices | head` does; rich, which then falls silent, is to speak again."""
+    monkeypatch.setattr(terminal.out, "quiet", False)
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "w") as pipe:
