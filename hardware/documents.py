@@ -48,8 +48,11 @@ def read_raw(path: Path) -> Any:
         raise ValueError(f"{path}: cannot be read as text ({error})") from None
     try:
         return json.loads(text) if path.suffix == ".json" else yaml.load(text, LOADER)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path}: nested too deeply to be read") from None
+    except ValueError as error:  # JSONDecodeError, or a number of more digits than Python reads
+        kind = "JSON" if path.suffix == ".json" else "YAML"
+        raise ValueError(f"{path}: not {kind}: {error}") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
 

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import networkx as nx
 
-from hardware.documents import STRICT
+from hardware.documents import STRICT, nearest
 
 DTYPE_BYTES = {
     "float64": 8,
@@ -26,7 +26,10 @@ DTYPE_BYTES = {
     "bool": 1,
     "float8": 1,
 }
-
+MOST_BYTES = 2**63 - 1
+"""Of one tensor or parameter: what counters of bytes hold."""
+MOST_FIGURE = 1e30
+"""Below which counts and times are, so that their sums and products are finite."""
 
 Phase = Literal["forward", "backward", "optimizer"]
 Mode = Literal["inference", "training", "prefill", "decode"]
@@ -41,6 +44,17 @@ class Tensor:
     name: str
     shape: tuple[int, ...]
     dtype: str
+
+    def __post_init__(self) -> None:
+        """Refuse a dtype without a size, and a shape that no memory has."""
+        if self.dtype not in DTYPE_BYTES:
+            close = nearest(self.dtype, list(DTYPE_BYTES))
+            raise ValueError(f"tensor '{self.name}': unknown dtype '{self.dtype}'{close}")
+        if min(self.shape, default=0) < 0 or self.num_bytes > MOST_BYTES:
+            raise ValueError(
+                f"tensor '{self.name}': shape must be sizes from 0, of less than 8 EiB together, "
+                f"got {list(self.shape)}"
+            )
 
     @property
     def num_bytes(self) -> int:
@@ -147,13 +161,14 @@ class Graph:
             for name in op.inputs:
                 if name not in known:
                     raise ValueError(self._order_error(op, name, name in produced))
-            known |= {tensor.name for tensor in op.outputs}
-            for figure in ("flops", "bytes_read", "bytes_written"):
-                if not 0 <= getattr(op, figure) < float("inf"):
+            for tensor in op.outputs:
+                if tensor.name in known:
                     raise ValueError(
-                        f"operator '{op.name}': {figure} must be a number from 0, "
-                        f"got {getattr(op, figure)}"
+                        f"operator '{op.name}': its output '{tensor.name}' is produced before; "
+                        "give every tensor a name of its own"
                     )
+                known.add(tensor.name)
+            _check_figures(op)
         for name in self.outputs:
             if name not in known:
                 raise ValueError(f"graph '{self.name}': no operator produces output '{name}'")
@@ -240,6 +255,26 @@ class Graph:
     def phase_totals(self) -> dict[str, dict[str, float]]:
         """Sums over forward, backward and optimizer: ops, flops, bytes, state_bytes."""
         return {phase: _phase(self, phase) for phase in get_args(Phase)}
+
+
+def _check_figures(op: Op) -> None:
+    """Refuse counts and sizes that nothing has."""
+    for figure in ("flops", "bytes_read", "bytes_written", "state_bytes"):
+        if not 0 <= getattr(op, figure) < MOST_FIGURE:
+            raise ValueError(
+                f"operator '{op.name}': {figure} must be a number from 0 to 1e30, "
+                f"got {getattr(op, figure)}"
+            )
+    if not 0 <= op.weight_share <= 1:
+        raise ValueError(
+            f"operator '{op.name}': weight_share must be from 0 to 1, got {op.weight_share}"
+        )
+    for name, num_bytes in op.weights.items():
+        if not 0 <= num_bytes <= MOST_BYTES:
+            raise ValueError(
+                f"operator '{op.name}': weights.{name} must be bytes from 0, of less than 8 EiB, "
+                f"got {num_bytes}"
+            )
 
 
 BATCH_DIM = {"norm": "rows", "softmax": "rows", "reduce": "rows", "embedding": "rows"} | {

@@ -24,11 +24,13 @@ from hardware.cluster import Cluster
 from hardware.documents import read_raw
 from hardware.profile import DeviceKind, DeviceProfile, Provenance
 from scheduler.costs import CostTable
-from scheduler.graph import Graph, Op, Tensor
+from scheduler.graph import MOST_FIGURE, Graph, Op, Tensor
 
 Array = NDArray[np.float64]
 Figures = tuple[float, ...]
 XLS_MAGIC = bytes.fromhex("d0cf11e0a1b11ae1")
+MOST_DEVICES = 256
+"""Every tensor has a transfer time between each two."""
 NO_LIMIT_BYTES = 2**63 - 1
 """Memory of a device for which the file gives no limit."""
 
@@ -123,7 +125,14 @@ def _json_contents(path: Path) -> _Contents:
         if not isinstance(entries, list):
             raise ValueError(f"{path}: {key} must be a list, got {entries!r}")
     num_acc, num_cpu = (_count(raw, key, path) for key in ("maxFPGAs", "maxCPUs"))
+    if num_acc + num_cpu > MOST_DEVICES:
+        raise ValueError(
+            f"{path}: maxFPGAs and maxCPUs must be at most {MOST_DEVICES} together, "
+            f"got {num_acc + num_cpu:.4g}"
+        )
     limit = _figure(raw, "maxSizePerFPGA", path)
+    if num_acc and limit < 1:
+        raise ValueError(f"{path}: maxSizePerFPGA must be at least 1, got {limit:g}")
     on_acc = np.array([1.0] * num_acc + [0.0] * num_cpu)
     nodes, colours = [], defaultdict(list)
     for entry in lists[0]:
@@ -132,11 +141,11 @@ def _json_contents(path: Path) -> _Contents:
         acc_s, cpu_s, num_bytes = (
             _figure(entry, key, where) for key in ("fpgaLatency", "cpuLatency", "size")
         )
-        seconds = (acc_s if entry.get("supportedOnFpga", True) else math.inf,) * num_acc
-        label, backward = str(entry.get("name", "")), bool(entry.get("isBackwardNode", False))
+        seconds = (acc_s if _flag(entry, "supportedOnFpga", True, where) else math.inf,) * num_acc
+        label, backward = str(entry.get("name", "")), _flag(entry, "isBackwardNode", False, where)
         nodes.append(_Node(name, seconds + (cpu_s,) * num_cpu, num_bytes, label, backward))
         if (colour := entry.get("colorClass")) is not None:
-            colours[colour].append(name)
+            colours[_colour(colour, where)].append(name)
     edges: list[tuple[str, str, Figures]] = []
     for entry in lists[1]:
         src, dst = (str(_get(entry, key, f"{path}: edge")) for key in ("sourceId", "destId"))
@@ -237,8 +246,8 @@ def _figure(entry: Any, key: str, where: object) -> float:
         figure = float(value)
     except (TypeError, ValueError):
         figure = math.nan
-    if not 0 <= figure < math.inf:
-        raise ValueError(f"{where}: {key} must be a number from 0, got {value!r}")
+    if not 0 <= figure < MOST_FIGURE:
+        raise ValueError(f"{where}: {key} must be a number from 0 to 1e30, got {value!r}")
     return figure
 
 
@@ -247,6 +256,19 @@ def _count(entry: Any, key: str, where: object) -> int:
     if figure % 1:
         raise ValueError(f"{where}: {key} must be a whole number, got {entry[key]!r}")
     return int(figure)
+
+
+def _flag(entry: Any, key: str, default: bool, where: object) -> bool:
+    value = entry.get(key, default)
+    if value not in (True, False):
+        raise ValueError(f"{where}: {key} must be true or false, got {value!r}")
+    return bool(value)
+
+
+def _colour(value: Any, where: object) -> str | int:
+    if not isinstance(value, str | int):
+        raise ValueError(f"{where}: colorClass must be a number or a name, got {value!r}")
+    return value
 
 
 def _graph(path: Path, contents: _Contents) -> tuple[Graph, dict[str, Figures]]:

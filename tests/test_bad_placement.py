@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 from importlib.machinery import PathFinder
 
@@ -6,7 +7,7 @@ import pytest
 from conftest import make_chain
 
 from hardware.documents import write_json
-from scheduler.graph_file import graph_document
+from scheduler.graph_file import graph_document, read_graph
 from ui.cli import main
 
 
@@ -31,13 +32,22 @@ BACK = {"sourceId": 2, "destId": 1, "cost": 0.5}
     ("changes", "code", "message"),
     [
         ({"edges": [*document()["edges"], BACK]}, 2, "a cycle: "),
-        ({"nodes": [node(1, fpgaLatency=-1.0), node(2)]}, 2, "must be a number from 0, got -1.0"),
+        (
+            {"nodes": [node(1, fpgaLatency=-1.0), node(2)]},
+            2,
+            "from 0 to 1e30, got -1.0",
+        ),
         ({"nodes": [node(1, fpgaLatency="NaN"), node(2)]}, 2, "must be a number from 0"),
         ({"nodes": [node(1, supportedOnFpga=0), node(2)]}, 1, "'1'"),
         ({"nodes": [node(1, size=500.0), node(2)]}, 1, "more there would do"),
         ({"nodes": [], "edges": []}, 2, "graph 'instance' has no operators"),
         ({"maxFPGAs": 2.5}, 2, "maxFPGAs must be a whole number, got 2.5"),
         ({"maxFPGAs": 0}, 2, "has no devices"),
+        ({"maxFPGAs": 1e12}, 2, "maxFPGAs and maxCPUs must be at most 256 together, got 1e+12"),
+        ({"edges": [{"sourceId": 1, "destId": 2, "cost": 1e308}]}, 2, "edge 1 -> 2: cost must be"),
+        ({"maxSizePerFPGA": 0}, 2, "instance.json: maxSizePerFPGA must be at least 1, got 0"),
+        ({"nodes": [node(1, colorClass=[1]), node(2)]}, 2, "node 1: colorClass must be a number"),
+        ({"nodes": [node(1, supportedOnFpga="no"), node(2)]}, 2, "must be true or false, got 'no'"),
     ],
 )
 def test_one_clear_error(tmp_path, capsys, changes, code, message):
@@ -64,6 +74,35 @@ def test_a_captured_graph_of_no_node_is_refused(tmp_path, capsys):
     files = ["--graph", str(tmp_path / "g.json"), "--cluster", str(tmp_path / "c.json")]
     assert main(["plan", *files, "--json"]) == 2
     assert "has no operators" in json.loads(capsys.readouterr().out)["error"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": {"w": -5}}, "weights.w must be bytes from 0, of less than 8 EiB, got -5"),
+        ({"state_bytes": -1}, "state_bytes must be a number from 0 to 1e30, got -1"),
+        ({"weight_share": 5}, "weight_share must be from 0 to 1, got 5"),
+        ({"outputs": [{"name": "t", "shape": [-5], "dtype": "float32"}]}, "got [-5]"),
+        ({"outputs": [{"name": "t", "shape": [10**12] * 3, "dtype": "int8"}]}, "than 8 EiB"),
+        ({"outputs": [{"name": "t", "shape": [1], "dtype": "floaty"}]}, "did you mean 'float8'?"),
+        ({"outputs": [{"name": "x", "shape": [1], "dtype": "bool"}]}, "'x' is produced before"),
+    ],
+)
+def test_figures_of_a_graph_file_that_nothing_has(tmp_path, change, message):
+    contents = graph_document(make_chain(1))
+    contents["graph"]["outputs"] = []
+    contents["graph"]["ops"][0].update(change)
+    write_json(tmp_path / "g.json", contents)
+    with pytest.raises(ValueError, match=re.escape(message)) as refusal:
+        read_graph(tmp_path / "g.json")
+    assert "g.json: " in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5000])
+def test_json_that_python_cannot_read_names_the_file(tmp_path, text):
+    (tmp_path / "g.json").write_text(text)
+    with pytest.raises(ValueError, match=r"g\.json: n"):
+        read_graph(tmp_path / "g.json")
 
 
 @pytest.mark.parametrize("objective", ["throughput", "latency"])

@@ -79,16 +79,25 @@ def test_colour_classes_of_several_nodes_are_colocated(write):
     [
         ({"edges": [edge(7, 9)]}, "edge 7 -> 9: no node has the id 9"),
         ({"nodes": [node(1), node(1)], "edges": []}, "two nodes have the id 1"),
-        ({"nodes": [node(1, acc=-1)]}, "node 1: fpgaLatency must be a number from 0, got -1"),
-        ({"nodes": [node(1, size=math.nan)]}, "node 1: size must be a number from 0, got nan"),
+        (
+            {"nodes": [node(1, acc=-1)]},
+            "node 1: fpgaLatency must be a number from 0 to 1e30, got -1",
+        ),
+        (
+            {"nodes": [node(1, size=math.nan)]},
+            "node 1: size must be a number from 0 to 1e30, got nan",
+        ),
         ({"nodes": [{"id": 1}]}, "node 1: missing key 'fpgaLatency'"),
         ({"nodes": [5]}, "must map keys to values, got 5"),
         ({"edges": [edge(2, 7), edge(7, 2)]}, "a cycle: "),
         ({"edges": [edge(7, 7)]}, "a cycle: 7 -> 7"),
-        ({"edges": [edge(2, 7, "x")]}, "edge 2 -> 7: cost must be a number from 0, got 'x'"),
+        (
+            {"edges": [edge(2, 7, "x")]},
+            "edge 2 -> 7: cost must be a number from 0 to 1e30, got 'x'",
+        ),
         ({"nodes": [], "edges": []}, "has no operators"),
         ({"nodes": 3}, "nodes must be a list, got 3"),
-        ({"maxFPGAs": -1}, "maxFPGAs must be a number from 0, got -1"),
+        ({"maxFPGAs": -1}, "maxFPGAs must be a number from 0 to 1e30, got -1"),
         ({"maxFPGAs": 0, "maxCPUs": 0}, "no devices"),
     ],
 )

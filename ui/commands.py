@@ -106,6 +106,8 @@ def plan(arguments: argparse.Namespace) -> int:
     """Scenario, or graph and cluster, to plan file."""
     if not arguments.time_limit >= 0:
         raise ValueError(f"--time-limit must be seconds from 0, got {arguments.time_limit}")
+    if arguments.graph and arguments.scenario:
+        raise ValueError("plan takes a SCENARIO or --graph FILE, got both")
     if arguments.graph:
         prepared = _prepare_files(arguments)
         scenario = prepared.scenario
@@ -152,7 +154,7 @@ def _as_asked(scenario: Scenario, arguments: argparse.Namespace) -> Scenario:
     if arguments.latency_bound is not None:
         bound_s = arguments.latency_bound
         changed["constraints"] = replace(scenario.constraints, latency_bound_s=bound_s)
-    return replace(scenario, **{k: v for k, v in changed.items() if v})
+    return replace(scenario, **{k: v for k, v in changed.items() if v is not None})
 
 
 def _prepare_files(arguments: argparse.Namespace) -> Prepared:
