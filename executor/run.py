@@ -147,7 +147,7 @@ def _flow_length(problem: Problem, plan: Plan) -> int:
 
 def _windows(plan: Plan, num: int) -> list[range]:
     """The micro-batches of each window of the steady state."""
-    first, last = steady_window(plan, num)
+    first, last = steady_window(plan.stages, plan.in_flight, num)
     size = (last - first) // WINDOWS
     return [range(first + i * size, first + (i + 1) * size) for i in range(WINDOWS)]
 

@@ -6,6 +6,7 @@ holds how many devices of each kind are used, and which kind came last.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from math import isqrt, prod
 
@@ -15,11 +16,13 @@ from hardware.errors import InfeasibleError
 from scheduler.arrays import Arrays, Floats, Ints, kinds
 from scheduler.contract import contract
 from scheduler.cuts import MAX_CUTS, Cuts, above, cuts_of
-from scheduler.evaluate import excess_bytes
+from scheduler.evaluate import excess_bytes, in_flight_of
 from scheduler.even_split import sequences, split_evenly
 from scheduler.orders import late, narrow
+from scheduler.plan import cut_stages
 from scheduler.problem import Placement, Problem
 from scheduler.tasks import MEMORY_ROUNDS
+from scheduler.timeline import slowdown
 
 MOST_STEPS = 3e8
 """Pairs of cuts times transitions, about a second; more kinds of devices get fewer cuts."""
@@ -47,6 +50,8 @@ class Saved:
 def contiguous(problem: Problem) -> Placement:
     """Split the operators, in order, over some of the devices so that the largest load is least.
 
+    For throughput and cost as it runs (`slowdown`).
+
     Where activations do not fit, what is missing is taken from the limit of all devices of the
     kind and all is done again. The last placement is returned even so: the plan's own check words
     the refusal.
@@ -54,16 +59,19 @@ def contiguous(problem: Problem) -> Placement:
     Raises:
         InfeasibleError: no split fits the devices' memory.
     """
-    arrays, names = problem.arrays, problem.costs.devices
+    arrays, names = problem.arrays, np.array(problem.costs.devices)
+    ops = [op.name for op in problem.graph.ops]
     placement: Placement = {}
     for _ in range(MEMORY_ROUNDS):
         try:
-            device = best_order_split(contract(arrays, arrays.unit))[arrays.unit]
+            splits = order_splits(contract(arrays, arrays.unit))
         except InfeasibleError:
             if not placement:
                 raise
             break
-        placement = {o.name: names[d] for o, d in zip(problem.graph.ops, device, strict=True)}
+        found = [names[split[arrays.unit]].tolist() for split in splits]
+        placements = [dict(zip(ops, devices, strict=True)) for devices in found]
+        placement = min(placements, key=partial(_as_it_runs, problem))
         excess = excess_bytes(problem, placement)
         if not excess.any():
             break
@@ -73,8 +81,27 @@ def contiguous(problem: Problem) -> Placement:
     return placement
 
 
+def _as_it_runs(problem: Problem, placement: Placement) -> float:
+    """The largest load of a split in steady state, or more where stages wait for each other."""
+    device = np.array([problem.device_index[placement[op.name]] for op in problem.graph.ops])
+    load_s = float(problem.arrays.loads(device).max())
+    if problem.objective == "latency" or not load_s < np.inf:
+        return load_s
+    stages = cut_stages(problem.graph, placement)
+    return load_s * slowdown(problem, stages, in_flight_of(problem, stages))
+
+
 def best_order_split(arrays: Arrays) -> Ints:
-    """(num_ops,) devices of the best split over three linear orders: given, late and narrow.
+    """(num_ops,) devices of the split of `order_splits` with the least load.
+
+    Raises:
+        InfeasibleError: no split fits the devices' memory.
+    """
+    return min(order_splits(arrays), key=lambda device: float(arrays.loads(device).max()))
+
+
+def order_splits(arrays: Arrays) -> list[Ints]:
+    """(num_ops,) devices of the best splits of three linear orders: given, late and narrow.
 
     Raises:
         InfeasibleError: no split fits the devices' memory.
@@ -87,7 +114,7 @@ def best_order_split(arrays: Arrays) -> Ints:
             refusal = error
     if not splits:
         raise refusal
-    return min(splits, key=lambda device: float(arrays.loads(device).max()))
+    return splits
 
 
 def split_order(arrays: Arrays, order: Ints) -> Ints:

@@ -89,9 +89,11 @@ def solve(
     """Run one algorithm, or all of them (`auto`), and choose the best by the objective.
 
     On a tie the plan on fewer devices wins, then that of fewer stages; a plan with replicas must be
-    1 % better than one without. `auto` spends what is left of `time_limit_s` on search and bounds,
-    and stops when the plan is proven optimal; 0 leaves heuristics alone. So do the searches of
-    `throughput.SEARCHES`, which start from the best split of an order, and `training_pipeline`.
+    1 % better than one without. For throughput and cost plans that fall short of their value in
+    steady state (`slowdown`) count as what they reach. `auto` spends what is left of `time_limit_s`
+    on search and bounds, and stops when the plan is proven optimal; 0 leaves heuristics alone. So
+    do the searches of `throughput.SEARCHES`, which start from the best split of an order, and
+    `training_pipeline`.
     Too large a graph (`large.is_large`) gets what is near linear in it, and searches of its own.
     `tell` is called with the best value and bound of the search, in the objective's unit.
     Where it is `stoppable`, Ctrl-C leaves the best plan until then.
@@ -116,7 +118,7 @@ def solve(
         raise InfeasibleError(why_none(problem, found.refusals, query.is_auto))
     if found.stopped and not stoppable:
         raise KeyboardInterrupt
-    return found.solution()
+    return found.solution(problem)
 
 
 def _ways(query: Query) -> list[Way]:

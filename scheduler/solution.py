@@ -4,11 +4,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from hardware.errors import InfeasibleError
 from scheduler.bounds import named_bound
 from scheduler.evaluate import with_bound
+from scheduler.large import is_large
 from scheduler.plan import Plan
 from scheduler.problem import Problem
+from scheduler.timeline import slowdown
 
 Tell = Callable[[float, float], None]
 """Called with the best value and bound so far, in the objective's unit."""
@@ -91,11 +95,10 @@ class Found:
             (self.bound, self.bound_by), named_bound(problem, replicas=True)
         )
 
-    def solution(self) -> Solution:
+    def solution(self, problem: Problem) -> Solution:
         """The plans from best to worst, each algorithm's best; replicas must pay."""
-        self.plans.sort(key=_rank)
         best: dict[str, Plan] = {}
-        for plan in self.plans:
+        for plan in _from_best(problem, self.plans):
             best.setdefault(plan.algorithm, with_bound(plan, self.bound, self.bound_by))
         plans = tuple(best.values())
         return Solution(plans[0], plans, self.refusals, self.stopped)
@@ -114,3 +117,19 @@ def nothing_found(problem: Problem) -> Found:
 def _rank(plan: Plan) -> tuple[float, int, int]:
     pays = REPLICAS_PAY if any(stage.replicas for stage in plan.stages) else 1.0
     return plan.value / pays, len(plan.devices), len(plan.stages)
+
+
+def _from_best(problem: Problem, plans: list[Plan]) -> list[Plan]:
+    """Plans by value; first that which is best as it runs, which pipelines may fall short of."""
+    plans = sorted(plans, key=_rank)
+    if problem.objective == "latency" or is_large(problem):
+        return plans
+    best, least = 0, np.inf
+    for k, plan in enumerate(plans):
+        value = _rank(plan)[0]
+        if value >= least:
+            break
+        value *= slowdown(problem, plan.stages, plan.in_flight)
+        if value < least:
+            best, least = k, value
+    return [plans.pop(best), *plans]

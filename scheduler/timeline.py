@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import dataclass
+from math import ceil
 from typing import Literal
 
 import numpy as np
@@ -150,7 +151,15 @@ def last_end_s(times: Times) -> float:
     return float(max(np.nanmax(times.end_s), np.nanmax(times.arrived_s, initial=0.0)))
 
 
-def steady_window(plan: Plan, num_micro_batches: int) -> tuple[int, int]:
+def num_steady(stages: tuple[Stage, ...], in_flight: int, num_micro_batches: int) -> int:
+    """Micro-batches that show the steady state, in whole turns of replicated stages."""
+    turn = cycle(stages)
+    return turn * ceil(max(24, 6 * in_flight + 4 * num_micro_batches) / turn)
+
+
+def steady_window(
+    stages: tuple[Stage, ...], in_flight: int, num_micro_batches: int
+) -> tuple[int, int]:
     """The micro-batches between whose ends a run is in its steady state.
 
         fills | first ......... last | drains
@@ -158,8 +167,24 @@ def steady_window(plan: Plan, num_micro_batches: int) -> tuple[int, int]:
     It has filled when `in_flight` + 3 have left, and drains when nothing enters any more: from the
     end of the `in_flight` + 1st from last. Whole turns of replicated stages lie between the two.
     """
-    first, last = plan.in_flight + 2, num_micro_batches - 1 - plan.in_flight
-    return first + (last - first) % cycle(plan.stages), last
+    first, last = in_flight + 2, num_micro_batches - 1 - in_flight
+    return first + (last - first) % cycle(stages), last
+
+
+def slowdown(problem: Problem, stages: tuple[Stage, ...], in_flight: int) -> float:
+    """Seconds per micro-batch in steady state over the largest load, at least 1.
+
+    A micro-batch that comes back to a device waits for others there, so that a plan of many stages
+    may stay below the throughput that its loads would allow. 1 where one batch follows another, and
+    for published instances (serialised transfers), whose value is the load.
+    """
+    if in_flight == 1 or problem.graph.is_sequential or problem.arrays.serialised:
+        return 1.0
+    num = num_steady(stages, in_flight, problem.num_micro_batches)
+    ends_s = np.nanmax(run_stages(problem, stages, in_flight, num).times.end_s, axis=1)
+    first, last = steady_window(stages, in_flight, num)
+    load_s = max(loads(problem, stages).values()) * (last - first)
+    return max(1.0, float(ends_s[last] - ends_s[first]) / load_s) if load_s > 0 else 1.0
 
 
 def device_order(

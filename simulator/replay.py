@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from math import ceil
 from typing import Literal
 
 import numpy as np
@@ -13,13 +12,14 @@ from scheduler.arrays import Floats
 from scheduler.dispatch import Times
 from scheduler.plan import Plan
 from scheduler.problem import Problem
-from scheduler.replicas import copies, cycle
+from scheduler.replicas import copies
 from scheduler.report import Quantiles, Report
 from scheduler.stage_work import StageWork, by_turn
 from scheduler.timeline import (
     Span,
     Timeline,
     last_end_s,
+    num_steady,
     run_stages,
     spans_of,
     steady_window,
@@ -77,10 +77,9 @@ def replay(problem: Problem, plan: Plan, choice: ReplayChoice = DEFAULT) -> Repo
     if problem.graph.is_sequential or plan.in_flight == 1:
         steady, window, done = alone, (0.0, latency_s), plan.num_micro_batches
     else:
-        turn = cycle(plan.stages)
-        num = turn * ceil(max(24, 6 * plan.in_flight + 4 * plan.num_micro_batches) / turn)
+        num = num_steady(plan.stages, plan.in_flight, plan.num_micro_batches)
         steady = replayed(problem, plan, num, choice)
-        first, last = steady_window(plan, num)
+        first, last = steady_window(plan.stages, plan.in_flight, num)
         ends = np.nanmax(steady.times.end_s, axis=1)
         window, done = (float(ends[first]), float(ends[last])), last - first
     throughput = done * problem.graph.samples / (window[1] - window[0])

@@ -12,6 +12,7 @@ from scheduler import throughput
 from scheduler.check import check_plan
 from scheduler.evaluate import finish_plan
 from scheduler.portfolio import solve
+from simulator.replay import replay
 
 
 @st.composite
@@ -92,6 +93,19 @@ def test_one_device_is_an_algorithm_with_a_time_limit_too(objective):
     """Loops are compiled on a problem with other devices."""
     problem = make_problem(make_chain(3), np.ones((3, 2)), objective=objective)
     assert solve(problem, "single_device:b", 1.0).best.devices == ["b"]
+
+
+def test_a_plan_that_falls_short_of_its_loads_gives_way_to_one_that_does_not():
+    parents = {f"o{i}": [f"o{i - 1}"] if i else [] for i in range(8)}
+    seconds = [[s, s] for s in (1, 2, 3, 2, 8, 8, 6, 1)]
+    cluster = make_cluster("ab", bytes_per_s=80.0)
+    problem = make_problem(
+        make_graph(parents), seconds, cluster, objective="throughput", colocated=(("o0", "o7"),)
+    )
+    best, *others = solve(problem).plans
+    lighter = next(plan for plan in others if plan.value < best.value)
+    assert 1 / replay(problem, best).throughput_per_s == pytest.approx(best.value)
+    assert 1 / replay(problem, lighter).throughput_per_s > best.value * 1.05
 
 
 def test_replicas_shorten_no_batch():
