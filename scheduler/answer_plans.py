@@ -20,8 +20,8 @@ from scheduler.generation import Generation, follow, prefill_splits
 from scheduler.memory import check_memory
 from scheduler.operator_splits import split_graph
 from scheduler.plan import Plan
-from scheduler.portfolio import Solution
 from scheduler.problem import Problem
+from scheduler.solution import Solution
 from scheduler.split_rules import Splits
 from scheduler.timeline import stage_makespan
 
