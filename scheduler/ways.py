@@ -15,6 +15,7 @@ from scheduler.large import best_schedule
 from scheduler.latency_windows import compile_windows, latency_windows
 from scheduler.plan import Plan
 from scheduler.problem import Placement, Problem
+from scheduler.relaxation_bound import relaxation_bound
 from scheduler.replicated import replicated
 from scheduler.smallest import smallest
 from scheduler.solution import Found, Query
@@ -25,6 +26,9 @@ Algorithm = Callable[[Problem], Placement]
 
 PIPELINE_SHARE = 0.7
 """Share of the time limit in which stages of a pipeline are moved, where other searches follow."""
+
+RELAXATION_SHARE = 0.1
+"""Share of the time limit in which the search for latency leaves off and a bound is raised."""
 
 
 def _nothing(_: Query) -> None:
@@ -58,11 +62,15 @@ def _by_latency(query: Query, found: Found) -> Plan:
     """The least latency, by proofs and annealing; what is proven is a bound where that is asked."""
     problem, is_latency = query.problem, query.problem.objective == "latency"
     deadline_s = found.began_s + query.time_limit_s
+    until_s = deadline_s - is_latency * RELAXATION_SHARE * query.time_limit_s
     known_s = found.bound if is_latency else 0.0
-    placed, name, proven_s = latency.latency(problem, deadline_s, known_s, query.algorithm)
+    placed, name, proven_s = latency.latency(problem, until_s, known_s, query.algorithm)
+    plan = finish_plan(problem, name, placed, found.began_s, found.bound)
     if is_latency:
         found.prove(proven_s, "modules")
-    return finish_plan(problem, name, placed, found.began_s, found.bound)
+        relaxed_s = relaxation_bound(problem, plan.value, found.bound, deadline_s)
+        found.prove(relaxed_s, "relaxation")
+    return plan
 
 
 def _by_windows(query: Query, found: Found) -> Plan:

@@ -1,3 +1,4 @@
+import time
 from dataclasses import replace
 from itertools import permutations, product
 
@@ -12,6 +13,7 @@ from scheduler.bounds import lower_bound
 from scheduler.evaluate import finish_plan
 from scheduler.latency_timeline import makespan_of
 from scheduler.portfolio import solve
+from scheduler.relaxation_bound import relaxation_bound
 from scheduler.tasks import tasks_of
 
 
@@ -120,3 +122,24 @@ def test_bytes_that_fast_devices_cannot_hold_take_the_time_of_slow_ones():
         problem = make_problem(replace(graph, ops=ops), seconds, cluster, objective=objective)
         assert lower_bound(problem) == pytest.approx(bound)
         assert solve(problem).best.bound_by == by
+
+
+def best_relaxation(problem, value_s):
+    return relaxation_bound(problem, value_s, 0.0, time.perf_counter() + 60)
+
+
+@settings(max_examples=20, deadline=None)
+@given(problems(objectives=("latency",), most=4), st.floats(1.0, 2.0))
+def test_the_relaxation_is_below_every_schedule(problem, above):
+    best = least_value(problem)
+    value_s = best * above if best < np.inf else 100.0
+    assert best_relaxation(problem, value_s) <= best * (1 + 1e-9)
+
+
+def test_a_load_waits_for_what_comes_before_it_and_after_it():
+    """One operator, six beside each other on two devices, and one: 1 + 3 + 1 s, not 4 or 3."""
+    inner = [f"o{i}" for i in range(1, 7)]
+    graph = make_graph({"o0": [], **{name: ["o0"] for name in inner}, "o7": inner}, out_bytes=4)
+    problem = make_problem(graph, np.ones((8, 2)), objective="latency")
+    assert lower_bound(problem) == pytest.approx(4.0)
+    assert best_relaxation(problem, 6.0) == pytest.approx(5.0)
