@@ -9,8 +9,7 @@ import numpy as np
 
 from hardware.errors import InfeasibleError
 from hardware.units import format_bytes
-from scheduler.evaluate import check_latency, plan_value
-from scheduler.memory import memory_needs
+from scheduler.evaluate import check_latency, plan_value, planned_memory
 from scheduler.plan import Plan, Transfer
 from scheduler.problem import Problem
 from scheduler.replicas import copies, cycle
@@ -159,7 +158,7 @@ def _keys(transfers: Iterable[Transfer]) -> list[tuple[str, str, str]]:
 
 
 def _check_memory(problem: Problem, plan: Plan) -> list[str]:
-    needs = memory_needs(problem, plan.placement, plan.stages, plan.in_flight)
+    needs = planned_memory(problem, plan.placement, plan.stages, plan.in_flight)
     return [
         f"device '{device}' needs {format_bytes(need.num_bytes)}, "
         f"its limit is {format_bytes(need.limit_bytes)}"

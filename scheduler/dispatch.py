@@ -165,10 +165,11 @@ def _new_progress(work: StageWork, m: int) -> _Progress:
             i = work.first[k % work.turns, p]
             if i >= 0 and runs_at(work, i, m, k) == k:
                 head[p, k] = i
+    left = awaited(work, m)
     return _Progress(
         expected(work, m), head, np.zeros((d, m), np.bool_), np.zeros(d, np.int64),
         forward_left, np.zeros(d, np.int64), np.zeros(d, np.bool_),
-        awaited(work, m), np.zeros(d, np.bool_), np.ones(d, np.bool_), unfinished,
+        left, left == 0, np.ones(d, np.bool_), unfinished,
     )  # fmt: skip
 
 

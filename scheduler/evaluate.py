@@ -15,7 +15,8 @@ from scheduler.arrays import Floats
 from scheduler.bounds import usd_per_1k
 from scheduler.dispatch import in_pipeline
 from scheduler.memory import check_memory, memory_needs, surely_fits
-from scheduler.plan import Plan, Stage, cut_runs, cut_stages
+from scheduler.memory_timeline import peak_bytes
+from scheduler.plan import MemoryNeed, Plan, Stage, cut_runs, cut_stages
 from scheduler.problem import Placement, Problem
 from scheduler.replicas import copies, with_replicas
 from scheduler.stage_work import stage_work
@@ -46,7 +47,7 @@ def finish_plan(
     if problem.objective == "latency" and several and not problem.trains_in_parts:
         stages = min(stages, cut_runs(problem.graph, placement), key=partial(_makespan, problem))
     in_flight = in_flight_of(problem, stages)
-    memory = memory_needs(problem, placement, stages, in_flight)
+    memory = planned_memory(problem, placement, stages, in_flight)
     check_memory(memory)
     check_latency(problem, stages)
     value = plan_value(problem, stages, in_flight)
@@ -104,13 +105,32 @@ def in_flight_of(problem: Problem, stages: tuple[Stage, ...]) -> int:
     return min(most, problem.num_micro_batches) if problem.objective == "latency" else most
 
 
+def planned_memory(
+    problem: Problem, placement: Placement, stages: tuple[Stage, ...], in_flight: int
+) -> dict[str, MemoryNeed]:
+    """Bytes needed on every device, and no less than its timeline holds.
+
+    `memory_needs` assumes that what is received is not there long before it is read, and that a
+    device runs the backward passes of what it ran forward. A batch that runs alone is followed.
+    """
+    needs = memory_needs(problem, placement, stages, in_flight)
+    alone = problem.objective == "latency" or problem.graph.is_sequential
+    if not alone or len(needs) == 1:
+        return needs
+    peaks = peak_bytes(problem, stages, in_flight)
+    return {
+        device: replace(need, activation_bytes=max(need.activation_bytes, peaks[device]))
+        for device, need in needs.items()
+    }
+
+
 def excess_bytes(problem: Problem, placement: Placement) -> Floats:
     """(num_devices,) bytes by which a placement in steady state exceeds the devices' limits."""
     excess = np.zeros(len(problem.costs.devices))
     if surely_fits(problem, placement, max(len(excess) + 2, problem.num_micro_batches)):
         return excess
     stages = cut_stages(problem.graph, placement)
-    for name, need in memory_needs(
+    for name, need in planned_memory(
         problem, placement, stages, in_flight_of(problem, stages)
     ).items():
         excess[problem.device_index[name]] = max(0.0, need.num_bytes - need.limit_bytes)

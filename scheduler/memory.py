@@ -170,7 +170,8 @@ def _held_bytes(graph: Graph, parts: list[tuple[str, ...]]) -> float:
     for birth, death, num_bytes in _lives(graph, ops):
         change[birth + 1] += num_bytes
         change[death + 1] -= num_bytes
-    ends = np.cumsum([len(p) for p in parts if graph.by_name[p[0]].phase != "optimizer"])[:-1]
+    sizes = [len(p) for p in parts if graph.by_name[p[0]].phase != "optimizer"]
+    ends = np.cumsum(sizes, dtype=np.int64)[:-1]
     return float(change.cumsum()[ends].max(initial=0.0))
 
 

@@ -65,6 +65,7 @@ def _new_state(work: StageWork, agenda: Agenda, times: Times) -> State:
     num_media = int(agenda.medium.max(initial=-1)) + 1
     num_devices, num_carriers = len(agenda.stage_start) - 1, len(agenda.medium)
     sharing = np.bincount(agenda.medium[agenda.medium >= 0], minlength=num_media)
+    left = awaited(work, m)
     leaves = 1 << (num_media + num_devices + num_carriers).bit_length()
     tree = np.arange(2 * leaves) - leaves
     for width in (leaves >> k for k in range(1, leaves.bit_length())):
@@ -72,7 +73,7 @@ def _new_state(work: StageWork, agenda: Agenda, times: Times) -> State:
     return State(
         np.full(leaves, np.inf), tree, expected(work, m),
         np.resize((~work.once).reshape(work.turns, -1).sum(axis=1), m),
-        awaited(work, m), np.full(len(work.sum_s), np.inf),
+        left, np.where(left > 0, np.inf, 0.0),
         np.concatenate([agenda.stage_start[:-1], agenda.transfer_start[:num_carriers]]),
         np.zeros(num_devices + num_carriers, np.bool_),
         np.zeros(times.left_s.size, np.bool_),

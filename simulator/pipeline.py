@@ -111,6 +111,9 @@ class _Sums:
         self.env, self.sum_s = env, work.sum_s
         self.awaited = awaited(work, num_micro_batches).tolist()
         self.done = [env.event() for _ in self.awaited]
+        for event, left in zip(self.done, self.awaited, strict=True):
+            if left == 0:
+                event.succeed()
 
     def less(self, team: int) -> None:
         """Count what a team awaits; after the last of it the ring sums."""

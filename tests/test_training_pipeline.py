@@ -193,3 +193,40 @@ def test_gradients_that_wait_for_the_other_end_are_held_for_every_micro_batch(pi
     for name, use in replay(asked, plan).memory.items():
         assert use.peak.num_bytes <= plan.memory[name].num_bytes
         assert use.peak.num_bytes >= 0.6 * plan.memory[name].num_bytes
+
+
+@pytest.mark.parametrize("pipeline", ["1f1b", "gpipe"])
+def test_a_device_that_only_updates_waits_for_nothing_of_its_own(pipeline):
+    """A step without backward operators: two forward passes of 2 s, then the update, on q."""
+    ops = [make_op("f", ["x"], 100), make_op("u", ["t_f"], 4, phase="optimizer")]
+    graph = Graph("step", tuple(ops), (Tensor("x", (1, 25), "float32"),), ("t_u",), mode="training")
+    asked = make_problem(
+        graph, np.array([[2.0, 2.0], [10.0, 10.0]]), make_cluster("pq"),
+        num_micro_batches=2, pipeline=pipeline,
+    )  # fmt: skip
+    plan = finish_plan(asked, "by hand", {"f": "p", "u": "q"}, 0.0, 0.0)
+    assert plan.value == pytest.approx(14.0)
+    assert check_plan(asked, plan) == []
+    for engine in ("simpy", "fast"):
+        found = replay(asked, plan, ReplayChoice(engine))
+        assert found.latency_s.mean == pytest.approx(plan.value)
+
+
+@pytest.mark.parametrize("m", [1, 4])
+def test_no_placement_holds_more_than_its_plan_says(m):
+    """Backward passes apart from their forward passes, tensors that arrive early."""
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        graph = tied(4) if seed % 2 else step(4)
+        graph = accumulating(graph) if m > 1 else graph
+        asked = make_problem(
+            graph, rng.integers(1, 5, (len(graph.ops), 3)).astype(float), make_cluster("pqr"),
+            num_micro_batches=m, colocated=sharing_weights(graph),
+            pipeline=("1f1b", "gpipe")[seed // 2 % 2],
+        )  # fmt: skip
+        device = rng.integers(0, 3, asked.arrays.num_units)[asked.unit]
+        placed = {op.name: "pqr"[d] for op, d in zip(graph.ops, device, strict=True)}
+        plan = finish_plan(asked, "at random", placed, 0.0, 0.0)
+        assert check_plan(asked, plan) == []
+        for name, use in replay(asked, plan, ReplayChoice("fast")).memory.items():
+            assert use.peak.num_bytes <= plan.memory[name].num_bytes * (1 + 1e-9)
