@@ -1,18 +1,22 @@
 """Capacity planning: the fewest replicas of each candidate that keep a promise."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
+from hardware.errors import InfeasibleError
 from hardware.units import format_seconds
 from simulator.arrivals import Traffic, draw
 from simulator.experiment import experiment
+from simulator.generation_report import GenerationServingReport
 from simulator.serving import Replica, ServiceTimes, Serving
 from simulator.serving_report import ServingReport
 
 Tell = Callable[[float], None]
+Met = TypeVar("Met")
 MAX_REPLICAS = 10_000
 MAX_REQUESTS = 20_000
 """Requests simulated per fleet at most; the duration is shortened to it."""
@@ -36,6 +40,10 @@ class Fleet:
 
     Attributes:
         lower_bound_replicas: fewer cannot carry the load, whatever the promise.
+        lower_bound_usd_per_hour: their rent.
+        instances: rented, where several replicas may fit on one.
+        excess: of generations, what a request alone takes over what is promised; the promise can be
+            kept where it is 1 at most.
     """
 
     name: str
@@ -43,8 +51,11 @@ class Fleet:
     replicas: int | None = None
     lower_bound_replicas: int | None = None
     usd_per_hour: float | None = None
-    report: ServingReport | None = None
+    report: ServingReport | GenerationServingReport | None = None
     reason: str = ""
+    instances: int | None = None
+    lower_bound_usd_per_hour: float | None = None
+    excess: float | None = None
 
 
 def size_fleets(
@@ -55,10 +66,37 @@ def size_fleets(
     for number, candidate in enumerate(candidates):
         fleets.append(size_fleet(candidate, traffic, serving))
         tell((number + 1) / len(candidates))
+    return by_cost(fleets)
+
+
+def by_cost(fleets: Sequence[Fleet]) -> list[Fleet]:
+    """Fleets by cost per hour; unpriced, then impossible last."""
     return sorted(
         fleets,
         key=lambda f: (f.replicas is None, f.usd_per_hour is None, f.usd_per_hour or 0.0),
     )
+
+
+def fewest(bound: int, run: Callable[[int], Met], kept: Callable[[Met], bool]) -> tuple[int, Met]:
+    """The fewest replicas whose run keeps the promise, and that run.
+
+    Adds replicas from the bound until it is kept, then halves the interval.
+
+    Raises:
+        InfeasibleError: so many miss it that more would not help.
+    """
+    failing, replicas = bound - 1, bound
+    while not kept(report := run(replicas)):
+        failing, replicas = replicas, max(replicas + 1, int(replicas * 1.5))
+        if replicas > MAX_REPLICAS:
+            raise InfeasibleError(f"{failing} replicas still miss the promise")
+    while replicas - failing > 1:
+        middle = (replicas + failing) // 2
+        if kept(attempt := run(middle)):
+            replicas, report = middle, attempt
+        else:
+            failing = middle
+    return replicas, report
 
 
 def size_fleet(candidate: Candidate, traffic: Traffic, serving: Serving) -> Fleet:
@@ -99,20 +137,17 @@ def size_fleet(candidate: Candidate, traffic: Traffic, serving: Serving) -> Flee
     def kept(report: ServingReport) -> bool:
         return report.promise is not None and report.promise.kept
 
-    failing, replicas = bound - 1, bound
-    while not kept(report := run(replicas)):
-        failing, replicas = replicas, max(replicas + 1, int(replicas * 1.5))
-        if replicas > MAX_REPLICAS:
-            reason = f"{failing} replicas still miss the promise of {format_seconds(promise_s)}"
-            return replace(refused, reason=reason, lower_bound_replicas=bound)
-    while replicas - failing > 1:
-        middle = (replicas + failing) // 2
-        if kept(attempt := run(middle)):
-            replicas, report = middle, attempt
-        else:
-            failing = middle
-    rent = None if candidate.usd_per_hour is None else replicas * candidate.usd_per_hour
-    return Fleet(candidate.name, candidate.provenance, replicas, bound, rent, report)
+    try:
+        replicas, report = fewest(bound, run, kept)
+    except InfeasibleError as refusal:
+        reason = f"{refusal} of {format_seconds(promise_s)}"
+        return replace(refused, reason=reason, lower_bound_replicas=bound)
+    usd = candidate.usd_per_hour
+    return Fleet(
+        candidate.name, candidate.provenance, replicas, bound,
+        None if usd is None else replicas * usd, report, instances=replicas,
+        lower_bound_usd_per_hour=None if usd is None else bound * usd,
+    )  # fmt: skip
 
 
 def _largest_batch(times: ServiceTimes, limit: int, promise_s: float) -> int:

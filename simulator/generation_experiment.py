@@ -107,7 +107,7 @@ def experiment_generations(
         if not runs:
             raise
         runs[-1] = replace(runs[-1], interrupted=True)
-    return summarize_answers(runs, deployment.pools, fleet.usd_per_hour, traffic.slo)
+    return summarize_answers(runs, deployment.pools, fleet.usd_per_hour, traffic.slo, tokens)
 
 
 def generations(

@@ -8,11 +8,12 @@ import numpy as np
 
 from hardware.documents import STRICT
 from scheduler.report import Quantiles
+from simulator.alone import alone
 from simulator.answer_figures import AnswerFigures, roles
 from simulator.arrivals import Slo
 from simulator.billing import Bill, bill
 from simulator.estimates import CONFIDENCE, NUM_BLOCKS, Intervals, around, average
-from simulator.generations import Fleet
+from simulator.generations import Fleet, Generations
 from simulator.run_figures import WARM_UP
 from simulator.upkeep import Upkeep, mean_upkeep
 
@@ -44,6 +45,8 @@ class GenerationKind:
         kv_mean, kv_peak: share of the pages of KV cache in use, as sampled.
         running: sequences that run, on average.
         preemptions: per 1,000 requests.
+        alone_ttft_s, alone_tpot_s: of one request that has such a server for itself, with the
+            model's tokens of prompt and answer; None where the server does not do that part.
     """
 
     __pydantic_config__ = STRICT
@@ -60,6 +63,8 @@ class GenerationKind:
     num_blocks: int
     usd_per_hour: float | None
     provenance: str
+    alone_ttft_s: float | None = None
+    alone_tpot_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -140,8 +145,12 @@ def summarize_answers(
     fleets: Sequence[Fleet],
     usd_per_hour: Sequence[Sequence[float | None]],
     slo: Slo | None,
+    tokens: tuple[int, int],
 ) -> GenerationServingReport:
-    """Summarize independent runs. `usd_per_hour` is by fleet and server."""
+    """Summarize independent runs.
+
+    `usd_per_hour` is by fleet and server; `tokens` are those of the model's prompt and answer.
+    """
     seconds = sum(run.duration_s for run in runs)
     growths = [run.growth_per_s for run in runs]
     growth = float(np.mean(growths)) if all(growths) else 0.0
@@ -185,7 +194,9 @@ def summarize_answers(
         tuple(
             kind
             for k, (role, fleet) in enumerate(zip(roles(fleets), fleets, strict=True))
-            for kind in _kinds([run.servers[k] for run in runs], role, fleet, usd_per_hour[k])
+            for kind in _kinds(
+                [run.servers[k] for run in runs], role, fleet, usd_per_hour[k], tokens
+            )
         ),
         _method(runs),
         series={
@@ -227,6 +238,7 @@ def _kinds(
     role: str,
     fleet: Fleet,
     usd: Sequence[float | None],
+    tokens: tuple[int, int],
 ) -> list[GenerationKind]:
     names = [server.name for server in fleet.servers]
     total = max(sum(kind["requests"] for run in runs for kind in run.values()), 1.0) / len(runs)
@@ -235,6 +247,7 @@ def _kinds(
         mean = {key: float(np.mean([run[name][key] for run in runs])) for key in runs[0][name]}
         prices = [price for price, other in zip(usd, names, strict=True) if other == name]
         server = fleet.servers[names.index(name)]
+        met = alone(server, Generations(np.zeros(1), *np.array(tokens)[:, None]))
         kinds.append(
             GenerationKind(
                 name,
@@ -249,6 +262,8 @@ def _kinds(
                 server.limits.num_blocks,
                 None if None in prices else math.fsum(p for p in prices if p is not None),
                 server.times.provenance,
+                None if role == "decode" else float(met.ttft_s[0]),
+                None if role == "prefill" or tokens[1] == 1 else float(met.tpot_s[0]),
             )
         )
     return kinds

@@ -1,4 +1,5 @@
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +13,11 @@ from hardware.provenance import Provenance
 from scheduler.costs import cost_table
 from scheduler.fused import fused
 from scheduler.graph import Graph, Tensor
+from simulator.alone import alone, least_server_s
 from simulator.answer_figures import measure_answers, queue_growth_per_s
 from simulator.answers import Deployment, Transfer, answer
 from simulator.arrivals import Slo, Traffic, draw
+from simulator.generation_capacity import GenerationCandidate, load_of, size_generations
 from simulator.generation_experiment import experiment_generations, study_generations
 from simulator.generation_fleet import GenerationFleet, ServerKind
 from simulator.generations import Continuous, ContinuousBatching, Fleet, Generations, Server
@@ -29,6 +32,8 @@ from simulator.modelled_steps import (
 from simulator.serving import Limits, Serving
 from simulator.step_times import StepTimes
 from ui.cli import main
+from ui.scenario import read_scenario
+from ui.sizing import size, why_none
 
 LITERAL = Provenance("literal", "test")
 
@@ -357,3 +362,66 @@ def test_bad_scenarios_are_one_clear_error(tmp_path, capsys, old, new, message):
     path.write_text(SCENARIO.replace(old, new))
     assert main(["simulate", str(path)]) == 2
     assert message in capsys.readouterr().err
+
+
+def sized_server(generation):
+    limits = ContinuousBatching(num_blocks=2000, token_budget=64, max_sequences=32)
+    return Server(limits, model_step_times(server_model(generation), 64, 32), "toy")
+
+
+def test_a_request_alone_is_what_the_engine_gives(generation):
+    server, rng = sized_server(generation), np.random.default_rng(0)
+    apart = Generations(np.arange(8) * 1e3, rng.integers(1, 200, 8), rng.integers(1, 50, 8))
+    met = alone(server, apart)
+    got = answer(apart, Deployment(Fleet((server,))), 1e9, "simpy")
+    assert met.ttft_s == pytest.approx(got.first_token_s - apart.arrival_s, rel=1e-6)
+    assert met.latency_s == pytest.approx(got.last_token_s - apart.arrival_s, rel=1e-6)
+
+
+@pytest.mark.parametrize(("prompt", "output"), [(60, 30), (5, 80), (300, 1)])
+def test_no_full_server_answers_faster_than_the_bound(generation, prompt, output):
+    server = sized_server(generation)
+    at_once = Generations(np.zeros(300), np.full(300, prompt), np.full(300, output))
+    got = answer(at_once, Deployment(Fleet((server,))), 1e9, "simpy")
+    each_s = got.last_token_s.max() / 300
+    assert 0.2 * each_s < least_server_s(server, prompt, output) <= each_s * (1 + 1e-9)
+
+
+def test_the_smallest_fleet_keeps_the_promise_and_one_server_less_does_not(generation):
+    kind = ServerKind("toy", server_model(generation), 1)
+    rules = Serving(engine="simpy", replications=1, continuous=Continuous(max_sequences=8))
+    traffic = Traffic(rate=150, duration_s=8.0, slo=Slo(ttft_s=0.05, tpot_s=0.02, share=0.9))
+    load = load_of(traffic, rules, (64, 32))
+    candidate = GenerationCandidate("toy", kind, 6.0, "literal", per_instance=4)
+    (fleet,) = size_generations([candidate], load, lambda share: None)
+    assert 1 <= fleet.lower_bound_replicas <= fleet.replicas
+    assert fleet.replicas > 1
+    assert fleet.instances == -(-fleet.replicas // 4)
+    assert fleet.usd_per_hour == 6.0 * fleet.instances >= fleet.lower_bound_usd_per_hour
+    assert fleet.report.promise.kept
+    less = GenerationFleet((replace(kind, replicas=fleet.replicas - 1),), rules)
+    assert not experiment_generations(less, traffic, (64, 32)).promise.kept
+
+
+def test_an_impossible_promise_names_the_best_that_can_be_had(tmp_path):
+    @contextmanager
+    def silent(step):
+        yield lambda share: None
+
+    path = tmp_path / "size.yaml"
+    path.write_text(
+        "model: {source: zoo:gpt2, dtype: bfloat16, mode: generation, prompt_tokens: 64,"
+        " new_tokens: 16}\nhardware: {instances: [aws/g6.xlarge]}\n"
+        "traffic: {rate: 5, slo: {ttft_s: 1.0e-4, p99_s: 9}}\n"
+    )
+    fleets = size(read_scenario(path), silent, ["aws/g6.xlarge"])
+    assert [(fleet.replicas, fleet.excess > 1) for fleet in fleets] == [(None, True)]
+    assert "the best is aws/g6.xlarge" in why_none(fleets)
+    assert "0.99 of them have first token within" in why_none(fleets)
+
+
+def test_fleets_of_several_kinds_are_not_sized(tmp_path, capsys):
+    path = tmp_path / "chat.yaml"
+    path.write_text(SCENARIO)
+    assert main(["size", str(path)]) == 2
+    assert "leave out prefill" in capsys.readouterr().err

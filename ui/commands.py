@@ -10,7 +10,8 @@ from typing import Any
 
 from hardware.cluster_file import read_cluster
 from hardware.documents import to_plain, write_json
-from hardware.units import format_seconds, format_usd
+from hardware.errors import InfeasibleError
+from hardware.units import format_usd
 from scheduler.coarsen import at_grain
 from scheduler.evaluate import in_flight_of
 from scheduler.graph import Graph
@@ -33,6 +34,7 @@ from ui.replication import replication_document
 from ui.scenario import ModelSpec, Scenario, read_scenario
 from ui.serving import serve
 from ui.source import capture_document, captured
+from ui.terminal_fleets import show_fleets
 from ui.terminal_generations import show_generations
 from ui.terminal_plans import overflow_words, show_memory_use, show_plans, value_unit
 from ui.terminal_serving import show_serving
@@ -298,14 +300,9 @@ def size(arguments: argparse.Namespace) -> int:
     fleets = sizing.size(scenario, terminal.steps)
     document = files.size_document(scenario, fleets)
     if not emit(arguments, document):
-        assert scenario.traffic is not None
-        assert scenario.traffic.slo is not None
-        promise = format_seconds(scenario.traffic.slo.answer_s)
-        terminal.show_fleets(fleets, f"Fleets for {scenario.traffic}, p95 within {promise}")
+        show_fleets(scenario, fleets)
     if document["fleet"] is None and not any(f.replicas for f in fleets):
-        from hardware.errors import InfeasibleError
-
-        raise InfeasibleError("no candidate keeps the promise; the reasons stand beside each")
+        raise InfeasibleError(sizing.why_none(fleets))
     return DONE
 
 

@@ -268,12 +268,8 @@ def size_document(scenario: Scenario, fleets: list[Fleet]) -> dict[str, Any]:
     """The sizing report: the cheapest fleet that has a price, its bound, and every candidate."""
     priced = [f for f in fleets if f.replicas and f.usd_per_hour is not None]
     best = priced[0] if priced else None
-    bounds = [
-        f.usd_per_hour / f.replicas * f.lower_bound_replicas
-        for f in priced
-        if f.usd_per_hour and f.replicas and f.lower_bound_replicas
-    ]
-    bound = min(bounds, default=None)
+    bounds = [f.lower_bound_usd_per_hour for f in priced]
+    bound = min((usd for usd in bounds if usd), default=None)
     gap = None
     if best and best.usd_per_hour and bound:
         gap = (best.usd_per_hour - bound) / best.usd_per_hour
@@ -282,7 +278,12 @@ def size_document(scenario: Scenario, fleets: list[Fleet]) -> dict[str, Any]:
         "name": scenario.name,
         "traffic": to_plain(scenario.traffic),
         "fleet": best
-        and {"instance": best.name, "replicas": best.replicas, "usd_per_hour": best.usd_per_hour},
+        and {
+            "instance": best.name,
+            "replicas": best.replicas,
+            "instances": best.instances,
+            "usd_per_hour": best.usd_per_hour,
+        },
         "lower_bound_usd_per_hour": bound,
         "gap": gap,
         "candidates": [to_plain(fleet) for fleet in fleets],

@@ -60,7 +60,7 @@ def _actors(
     conditions = {}
     for kind, hardware in zip(kinds, [scenario.hardware, *_others(scenario)], strict=True):
         own = replace(scenario, hardware=hardware)
-        if _servers_per_machine(own, set(kind.model.placement.values())) > 1:
+        if servers_per_machine(own, set(kind.model.placement.values())) > 1:
             raise ValueError(
                 f"serving: servers that come and go take an instance each, and several fit on "
                 f"{kind.name}; name one with as many accelerators as the plan uses"
@@ -77,10 +77,21 @@ def _others(scenario: Scenario) -> list[Rented | str]:
 
 def _planned(scenario: Scenario, part: FleetPart | PrefillPart, steps: Steps) -> ServerKind:
     own = replace(scenario, hardware=part.hardware, layer_times=part.layer_times)
-    scenario = replace(own, fleet=(), prefill=None)
+    serving = replace(scenario.serving, replicas=part.replicas)
+    return planned_kind(replace(own, serving=serving, fleet=(), prefill=None), steps)[0]
+
+
+def planned_kind(scenario: Scenario, steps: Steps) -> tuple[ServerKind, Prepared]:
+    """Servers on a scenario's hardware, each of which runs the best plan for it.
+
+    Raises:
+        InfeasibleError: there is none.
+        ValueError: bad input.
+    """
     prepared = pipeline.plan(prepare_anywhere(scenario, steps), steps)
     assert prepared.solution is not None
-    return _kind(scenario, prepared, prepared.solution.best, part.replicas)
+    kind = _kind(scenario, prepared, prepared.solution.best, scenario.serving.replicas)
+    return kind, prepared
 
 
 def _kind(scenario: Scenario, prepared: Prepared, chosen: Plan, replicas: int) -> ServerKind:
@@ -94,7 +105,7 @@ def _kind(scenario: Scenario, prepared: Prepared, chosen: Plan, replicas: int) -
         scenario.constraints.memory_headroom,
     )
     usd_per_hour, provenance = rent(scenario)
-    per_machine = _servers_per_machine(scenario, set(model.placement.values()))
+    per_machine = servers_per_machine(scenario, set(model.placement.values()))
     if usd_per_hour is not None and per_machine > 1:
         usd_per_hour *= math.ceil(replicas / per_machine) / replicas
         provenance += f"; {per_machine} servers fit on one"
@@ -107,7 +118,7 @@ def _kind(scenario: Scenario, prepared: Prepared, chosen: Plan, replicas: int) -
     )
 
 
-def _servers_per_machine(scenario: Scenario, devices: set[str]) -> int:
+def servers_per_machine(scenario: Scenario, devices: set[str]) -> int:
     """How many servers share a rented instance: each takes the accelerators that it runs on."""
     if not isinstance(scenario.hardware, Rented) or len(scenario.hardware.instances) > 1:
         return 1

@@ -5,6 +5,7 @@ from hardware.errors import InfeasibleError
 from scheduler.graph import Graph
 from simulator.capacity import Candidate, Fleet, size_fleets
 from simulator.whatif import service_times
+from ui.generation_sizing import size_fleets_of
 from ui.prepare import Steps, capture_graph, is_local, prepare_anywhere
 from ui.scenario import Scenario
 from ui.traffic import one_server
@@ -25,11 +26,15 @@ def check_promise(scenario: Scenario) -> None:
 def size(scenario: Scenario, steps: Steps, names: list[str] | None = None) -> list[Fleet]:
     """The smallest fleet of every common instance, and of this machine, for the traffic.
 
+    Of generations, also of the scenario's own hardware.
+
     Raises:
         ValueError: the scenario has no traffic or no promise.
     """
     check_promise(scenario)
     assert scenario.traffic is not None
+    if scenario.model.mode == "generation":
+        return size_fleets_of(scenario, steps, names)
     if scenario.model.is_service:
         server = one_server(scenario, None)
         alone = Candidate(server.name, server.times, server.usd_per_hour, "literal")
@@ -47,6 +52,15 @@ def size(scenario: Scenario, steps: Steps, names: list[str] | None = None) -> li
         with steps("Capturing the model"):
             graph, _ = capture_graph(scenario)
     return candidates_to_fleets(scenario, graph, candidates, names or common_instances(), steps)
+
+
+def why_none(fleets: list[Fleet]) -> str:
+    """Word that no candidate keeps the promise, and the best that can be had."""
+    near = [fleet for fleet in fleets if fleet.excess is not None]
+    if not near:
+        return "no candidate keeps the promise; the reasons stand beside each"
+    best = min(near, key=lambda fleet: fleet.excess or 0.0)
+    return f"no candidate keeps the promise; the best is {best.name}, where {best.reason}"
 
 
 def candidates_to_fleets(

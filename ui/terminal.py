@@ -11,11 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from hardware.profile import ERROR_BAND
 from hardware.units import format_bytes, format_count, format_seconds, format_usd
 from scheduler.plan import Plan
 from scheduler.report import Report
-from simulator.capacity import Fleet
 from simulator.whatif import Outcome
 from ui.pipeline import Measured
 from ui.prepare import Prepared, Tell
@@ -260,36 +258,3 @@ def _devices(plan: Plan) -> str:
     """'8 gpu + 1 cpu'."""
     kinds = Counter(device.rstrip("0123456789") for device in plan.devices)
     return " + ".join(f"{number} {kind}" for kind, number in kinds.items())
-
-
-def show_fleets(fleets: list[Fleet], title: str) -> None:
-    """Fleets by cost per hour, the impossible last with the reason."""
-    rows = []
-    for f in fleets:
-        if f.replicas is None or f.report is None or f.report.latency_s is None:
-            rows.append([f.name, "", "", "", "", "", f.reason])
-            continue
-        low, high = (f.report.latency_interval_s or {}).get("p95", (0.0, 0.0))
-        rows.append([
-            f.name, str(f.replicas), str(f.lower_bound_replicas),
-            "no price" if f.usd_per_hour is None else format_usd(f.usd_per_hour),
-            f"{format_seconds(f.report.latency_s.p95)} ({band((low, high))})",
-            f"{f.report.utilization:.0%}", f.provenance,
-        ])  # fmt: skip
-    columns = [
-        "instance",
-        "replicas",
-        "at least",
-        "USD/h",
-        "p95 (95 % of simulation)",
-        "busy",
-        "times",
-    ]
-    table(title, columns, rows)
-    for level, (low, high) in ERROR_BAND.items():
-        if any(level in fleet.provenance for fleet in fleets):
-            out.print(
-                f"Times of level {level}: the truth lies between {low:g} and {high:g} times the "
-                "prediction in 9 of 10 cases."
-            )
-    out.print("Measure before renting a fleet on predicted times.\n")

@@ -31,7 +31,13 @@ def show_generations(serving: dict[str, Any], traffic: str) -> None:
 
 def generation_tables(serving: dict[str, Any]) -> list[Table]:
     """All tables that have rows."""
-    tables = [_times(serving), _requests(serving), _servers(serving), _relief(serving)]
+    tables = [
+        _times(serving),
+        _alone(serving),
+        _requests(serving),
+        _servers(serving),
+        _relief(serving),
+    ]
     return [one for one in tables if one[2]]
 
 
@@ -48,6 +54,22 @@ def _times(serving: dict[str, Any]) -> Table:
         ])  # fmt: skip
     columns = ["", "mean", "p50", "p90", "p95", "p99", "p95: 95 % of runs", "mean: 90 % of times"]
     return "Simulated", columns, rows
+
+
+def _alone(serving: dict[str, Any]) -> Table:
+    """What a request has where it meets no other: between one batch and the traffic."""
+    rows = [
+        [
+            kind["name"],
+            *(
+                "" if kind[key] is None else format_seconds(kind[key])
+                for key in ("alone_ttft_s", "alone_tpot_s")
+            ),
+        ]
+        for kind in serving["kinds"]
+    ]
+    title = "One request alone on a server (fused kernels of captured graphs, the model's tokens)"
+    return title, ["", "time to first token", "time per output token"], rows
 
 
 def _requests(serving: dict[str, Any]) -> Table:

@@ -4,6 +4,7 @@ import streamlit as st
 
 from hardware.catalog import common_instances, load_instances
 from hardware.units import format_seconds
+from simulator.serving_report import ServingReport
 from ui import charts, forms, pipeline, prepare, sizing
 
 st.title("What-if")
@@ -53,7 +54,7 @@ def answer() -> None:
             {"instance": f.name, "replicas": f.replicas, "USD per hour": f.usd_per_hour,
              "p95 (ms)": f.report.latency_s.p95 * 1e3, "busy": f"{f.report.utilization:.0%}",
              "times": f.provenance, "note": ""}
-            if f.report and f.report.latency_s
+            if isinstance(f.report, ServingReport) and f.report.latency_s
             else {"instance": f.name, "times": f.provenance, "note": f.reason}
             for f in fleets
         ],

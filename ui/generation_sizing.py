@@ -1,0 +1,84 @@
+"""Capacity planning for generations: servers of every instance, and fleets of each."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from hardware.catalog import common_instances
+from hardware.errors import InfeasibleError
+from scheduler.generation import Generation
+from simulator.capacity import Fleet
+from simulator.generation_capacity import GenerationCandidate, load_of, size_generations
+from ui.generation_traffic import planned_kind, servers_per_machine
+from ui.prepare import Steps, Tell, is_local
+from ui.rented import rent
+from ui.renting import comes_and_goes
+from ui.scenario import Rented, Scenario
+from ui.source import captured
+
+
+def size_fleets_of(scenario: Scenario, steps: Steps, names: list[str] | None = None) -> list[Fleet]:
+    """The smallest fleet of every common instance, and of the scenario's hardware.
+
+    Raises:
+        ValueError: the scenario makes no promise, or asks for what such fleets lack.
+    """
+    if scenario.prefill or scenario.fleet:
+        key = "prefill" if scenario.prefill else "fleet"
+        raise ValueError(f"size plans fleets of one kind of server; leave out {key}")
+    if comes_and_goes(scenario):
+        raise ValueError(
+            "size plans fleets whose servers stay up; leave out serving.failures, "
+            "serving.autoscaling and prices.market: spot"
+        )
+    if scenario.model.batch != 1:
+        raise ValueError(
+            f"size of a generation needs model.batch 1, got {scenario.model.batch}; servers batch "
+            "by themselves (serving.continuous.max_sequences)"
+        )
+    assert scenario.traffic is not None
+    with steps("Capturing the model"):
+        found = captured(scenario.model)
+    assert isinstance(found, Generation)
+    serving = scenario.serving
+    rules = replace(serving, engine="fast") if serving.engine == "auto" else serving
+    load = load_of(scenario.traffic, rules, (found.prompt_tokens, found.new_tokens))
+    choices = _choices(scenario, names or common_instances())
+    candidates = []
+    with steps("Planning each instance") as tell:
+        for number, (name, own) in enumerate(choices.items()):
+            candidates.append(_candidate(name, own, steps if is_local(own) else _silent))
+            tell((number + 1) / len(choices))
+    with steps("Simulating fleets") as tell:
+        return size_generations(candidates, load, tell)
+
+
+@contextmanager
+def _silent(step: str) -> Iterator[Tell]:
+    yield lambda share: None
+
+
+def _choices(scenario: Scenario, names: list[str]) -> dict[str, Scenario]:
+    """The scenario on its own hardware, which alone has measured layers, then on instances."""
+    own = scenario.hardware
+    first = "this machine" if is_local(scenario) else str(own)
+    if isinstance(own, Rented):
+        first = " + ".join(own.instances)
+    others = {
+        name: replace(scenario, hardware=Rented((name,)), layer_times=None)
+        for name in names
+        if name != first
+    }
+    return {first: scenario, **others}
+
+
+def _candidate(name: str, scenario: Scenario, steps: Steps) -> GenerationCandidate:
+    try:
+        kind, prepared = planned_kind(scenario, steps)
+        usd_per_hour = rent(scenario)[0]
+    except (InfeasibleError, ValueError) as refusal:
+        return GenerationCandidate(name, None, None, "", reason=str(refusal))
+    devices = set(kind.model.placement.values())
+    level = prepared.problem.costs.levels_of(sorted(devices))
+    per_instance = servers_per_machine(scenario, devices)
+    return GenerationCandidate(name, kind, usd_per_hour, level, per_instance)
