@@ -77,3 +77,18 @@ def mean_tokens(requests: Generations) -> tuple[float, float]:
     """Mean tokens of prompt and answer."""
     columns: tuple[Counts, Counts] = (requests.prompt_tokens, requests.output_tokens)
     return float(columns[0].mean()), float(columns[1].mean())
+
+
+def full_server_s(server: Server, prompt: float, output: float) -> float:
+    """Seconds of a server that an answer takes where it never runs out of requests (an estimate).
+
+    n sequences decode in every step, as many as limits and cache allow, and n * prompt / output
+    prompt tokens are computed beside them, so that as many sequences begin as end.
+    """
+    limits = server.limits
+    room = limits.num_blocks // limits.blocks_for(round(prompt + output))
+    budget = limits.token_budget / (1 + prompt / output)
+    n = max(1, int(min(limits.max_sequences, room, budget)))
+    chunk, context = round(n * prompt / output), round(prompt + output / 2)
+    chunks = [(chunk, 0)] if chunk else []
+    return server.times.step(chunks, n, n * context, context) * output / n

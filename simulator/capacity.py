@@ -73,8 +73,10 @@ def by_cost(fleets: Sequence[Fleet]) -> list[Fleet]:
     """Fleets by cost per hour; unpriced, then impossible last."""
     return sorted(
         fleets,
-        key=lambda f: (f.replicas is None, f.usd_per_hour is None, f.usd_per_hour or 0.0),
-    )
+        key=lambda f: (
+            f.replicas is None, f.usd_per_hour is None, f.usd_per_hour or f.excess or math.inf
+        ),
+    )  # fmt: skip
 
 
 def fewest(bound: int, run: Callable[[int], Met], kept: Callable[[Met], bool]) -> tuple[int, Met]:

@@ -76,7 +76,7 @@ def load_of(traffic: Traffic, serving: Serving, tokens: tuple[int, int]) -> Load
 
 
 def size_generations(candidates: list[GenerationCandidate], load: Load, tell: Tell) -> list[Fleet]:
-    """The smallest fleet of every candidate, by cost per hour; unpriced, then impossible last."""
+    """The cheapest fleet of each name, by cost per hour; unpriced, then impossible last."""
     fleets = []
     for number, candidate in enumerate(candidates):
         try:
@@ -85,7 +85,10 @@ def size_generations(candidates: list[GenerationCandidate], load: Load, tell: Te
             refused = Fleet(candidate.name, candidate.provenance, reason=str(refusal))
             fleets.append(refused)
         tell((number + 1) / len(candidates))
-    return by_cost(fleets)
+    best: dict[str, Fleet] = {}
+    for found in by_cost(fleets):
+        best.setdefault(found.name, found)
+    return by_cost(list(best.values()))
 
 
 def size_candidate(candidate: GenerationCandidate, load: Load) -> Fleet:

@@ -9,11 +9,13 @@ from hardware.errors import InfeasibleError
 from scheduler.generation import Generation
 from simulator.capacity import Fleet
 from simulator.generation_capacity import GenerationCandidate, load_of, size_generations
-from ui.generation_traffic import planned_kind, servers_per_machine
+from simulator.generation_fleet import ServerKind
+from ui.generation_traffic import planned_kind
 from ui.prepare import Steps, Tell, is_local
 from ui.rented import rent
 from ui.renting import comes_and_goes
 from ui.scenario import Rented, Scenario
+from ui.server_kinds import best_served, servers_per_machine
 from ui.source import captured
 
 
@@ -44,10 +46,10 @@ def size_fleets_of(scenario: Scenario, steps: Steps, names: list[str] | None = N
     rules = replace(serving, engine="fast") if serving.engine == "auto" else serving
     load = load_of(scenario.traffic, rules, (found.prompt_tokens, found.new_tokens))
     choices = _choices(scenario, names or common_instances())
-    candidates = []
+    candidates: list[GenerationCandidate] = []
     with steps("Planning each instance") as tell:
         for number, (name, own) in enumerate(choices.items()):
-            candidates.append(_candidate(name, own, steps if is_local(own) else _silent))
+            candidates += _candidates(name, own, steps if is_local(own) else _silent)
             tell((number + 1) / len(choices))
     with steps("Simulating fleets") as tell:
         return size_generations(candidates, load, tell)
@@ -72,13 +74,30 @@ def _choices(scenario: Scenario, names: list[str]) -> dict[str, Scenario]:
     return {first: scenario, **others}
 
 
-def _candidate(name: str, scenario: Scenario, steps: Steps) -> GenerationCandidate:
+def _candidates(name: str, scenario: Scenario, steps: Steps) -> list[GenerationCandidate]:
+    """Servers of the plan that answers soonest, and of the one that answers most for its rent."""
     try:
         kind, prepared = planned_kind(scenario, steps)
         usd_per_hour = rent(scenario)[0]
     except (InfeasibleError, ValueError) as refusal:
-        return GenerationCandidate(name, None, None, "", reason=str(refusal))
-    devices = set(kind.model.placement.values())
-    level = prepared.problem.costs.levels_of(sorted(devices))
-    per_instance = servers_per_machine(scenario, devices)
-    return GenerationCandidate(name, kind, usd_per_hour, level, per_instance)
+        return [GenerationCandidate(name, None, None, "", reason=str(refusal))]
+    served = prepared.served
+    kinds = [kind]
+    if served:
+        most = min(served, key=lambda one: one.full_s / _fit(scenario, one.kind))
+        kinds = [best_served(list(served), "latency").kind]
+        kinds += [most.kind] if most.kind is not kinds[0] else []
+    return [
+        GenerationCandidate(
+            name,
+            one,
+            usd_per_hour,
+            prepared.problem.costs.levels_of(sorted(set(one.model.placement.values()))),
+            _fit(scenario, one),
+        )
+        for one in kinds
+    ]
+
+
+def _fit(scenario: Scenario, kind: ServerKind) -> int:
+    return servers_per_machine(scenario, set(kind.model.placement.values()))

@@ -1,24 +1,20 @@
 """Generations under a scenario's traffic: its servers on their hardware, and what requests meet."""
 
-import math
 from dataclasses import replace
 
-from hardware.catalog import find_instance
-from hardware.power import machine_power
 from scheduler.generation import Generation
 from scheduler.plan import Plan
 from simulator.answers import Actor, Transfer
 from simulator.generation_experiment import study_generations
 from simulator.generation_fleet import GenerationFleet, ServerKind
 from simulator.generation_report import GenerationServingReport
-from simulator.modelled_steps import ServerModel, with_cache_only
 from simulator.renting import operate
 from ui import pipeline
-from ui.prepare import Prepared, Steps, changed, prepare_anywhere
-from ui.rented import hardware_name, network_between, rent
-from ui.renting import comes_and_goes, conditions_of, tariff_of
+from ui.prepare import Prepared, Steps, prepare_anywhere
+from ui.rented import network_between
+from ui.renting import comes_and_goes, conditions_of
 from ui.scenario import FleetPart, PrefillPart, Rented, Scenario
-from ui.source import captured
+from ui.server_kinds import kind_of, servers_per_machine
 
 
 def serve_generations(
@@ -32,7 +28,7 @@ def serve_generations(
     """
     if scenario.traffic is None:
         raise ValueError("traffic: the scenario has none")
-    own = _kind(scenario, prepared, chosen, scenario.serving.replicas)
+    own = kind_of(scenario, prepared, chosen, scenario.serving.replicas)
     kinds = [own, *(_planned(scenario, part, steps) for part in scenario.fleet)]
     actors, notes = _actors(scenario, kinds)
     fleet = GenerationFleet(tuple(kinds), scenario.serving, actors=actors)
@@ -90,40 +86,8 @@ def planned_kind(scenario: Scenario, steps: Steps) -> tuple[ServerKind, Prepared
     """
     prepared = pipeline.plan(prepare_anywhere(scenario, steps), steps)
     assert prepared.solution is not None
-    kind = _kind(scenario, prepared, prepared.solution.best, scenario.serving.replicas)
-    return kind, prepared
-
-
-def _kind(scenario: Scenario, prepared: Prepared, chosen: Plan, replicas: int) -> ServerKind:
-    found = captured(scenario.model)
-    assert isinstance(found, Generation)
-    prefill = changed(found.prefill, scenario.model)
-    model = ServerModel(
-        replace(found, prefill=prefill, decode=prepared.graph),
-        prepared.problem.cluster,
-        with_cache_only(prepared.graph, chosen.placement),
-        scenario.constraints.memory_headroom,
-    )
-    usd_per_hour, provenance = rent(scenario)
-    per_machine = servers_per_machine(scenario, set(model.placement.values()))
-    if usd_per_hour is not None and per_machine > 1:
-        usd_per_hour *= math.ceil(replicas / per_machine) / replicas
-        provenance += f"; {per_machine} servers fit on one"
-    at_work = dict.fromkeys(model.placement.values(), 1.0)
-    tariff = tariff_of(scenario, machine_power(model.cluster.devices, at_work))
-    name = hardware_name(scenario)
-    times = scenario.layer_times
-    return ServerKind(
-        name, model, replicas, usd_per_hour, provenance, tariff=tariff, layer_times=times
-    )
-
-
-def servers_per_machine(scenario: Scenario, devices: set[str]) -> int:
-    """How many servers share a rented instance: each takes the accelerators that it runs on."""
-    if not isinstance(scenario.hardware, Rented) or len(scenario.hardware.instances) > 1:
-        return 1
-    accelerators = find_instance(scenario.hardware.instances[0]).num_accelerators
-    return 1 if "cpu0" in devices else accelerators // len(devices)
+    chosen, replicas = prepared.solution.best, scenario.serving.replicas
+    return kind_of(scenario, prepared, chosen, replicas), prepared
 
 
 def _transfer(scenario: Scenario, part: PrefillPart, found: Generation) -> Transfer:

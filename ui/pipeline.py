@@ -13,24 +13,25 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hardware.catalog import common_instances, find_instance, load_prices
+from hardware.errors import InfeasibleError
 from scheduler.answer_plans import solve_answer
 from scheduler.check import check_stages
 from scheduler.explain import explain
-from scheduler.generation import Generation
 from scheduler.graph import Graph
 from scheduler.micro_batches import over_all
 from scheduler.plan import Plan
 from scheduler.portfolio import solve
 from scheduler.report import Report
+from scheduler.solution import Solution
 from scheduler.split_search import may_split, split_where_it_pays, with_splits
 from simulator.billing import Cost, cost_at_full_load
 from simulator.generation import GenerationReport, predict_generation
 from simulator.replay import replay
 from simulator.whatif import Outcome, compare_instances
-from ui.prepare import Prepared, Steps, changed
+from ui.prepare import Prepared, Steps, generation_of
 from ui.rented import rent
 from ui.scenario import Scenario
-from ui.source import captured
+from ui.server_kinds import best_served, served_plans
 
 if TYPE_CHECKING:
     from executor.loaded import LoadedModel
@@ -82,17 +83,22 @@ def plan(
             problem, solution = split_where_it_pays(
                 problem, solution, algorithm, deadline_s, *([both] if both else [])
             )
-    return replace(prepared, problem=problem, solution=solution, unsplit=unsplit)
+    prepared = replace(prepared, problem=problem, solution=solution, unsplit=unsplit)
+    if not generation or prepared.scenario.traffic is None or solution.best.splits:
+        return prepared
+    with steps("Choosing the plan that serves best"), suppress(InfeasibleError):
+        prepared = _best_served(prepared, solution)
+    return prepared
 
 
-def generation_of(prepared: Prepared) -> Generation | None:
-    """Both graphs of a generation, what-ifs applied and nothing split; None in other modes."""
-    model = prepared.scenario.model
-    found = captured(model) if model.mode == "generation" else None
-    if not isinstance(found, Generation):
-        return None
+def _best_served(prepared: Prepared, solution: Solution) -> Prepared:
+    """Under traffic, take the plan whose servers give most for the objective."""
+    scenario = prepared.scenario
+    served = served_plans(scenario, prepared, solution.plans)
+    best = best_served(served, scenario.objective).plan
+    plans = (best, *(plan for plan in solution.plans if plan is not best))
     return replace(
-        found, prefill=changed(found.prefill, model), decode=changed(found.decode, model)
+        prepared, solution=replace(solution, best=best, plans=plans), served=tuple(served)
     )
 
 

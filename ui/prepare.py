@@ -35,6 +35,7 @@ from ui.training import tried_micro_batches
 if TYPE_CHECKING:
     from executor.loaded import LoadedModel
     from executor.workers import Workers
+    from ui.server_kinds import Served
 
 Tell = Callable[[float], None]
 Steps = Callable[[str], AbstractContextManager[Tell]]
@@ -50,6 +51,7 @@ class Prepared:
         unsplit: the best plan without splits.
         explanation: why the chosen plan is as it is, for reports.
         tried: the numbers of micro-batches that a training step was planned with to choose one.
+        served: of a generation under traffic, plans as servers run them; the best is chosen.
     """
 
     scenario: Scenario
@@ -58,6 +60,7 @@ class Prepared:
     unsplit: Plan | None = None
     explanation: Explanation | None = None
     tried: tuple[Tried, ...] = ()
+    served: tuple[Served, ...] = ()
 
     @property
     def graph(self) -> Graph:
@@ -105,6 +108,17 @@ def changed(graph: Graph, model: ModelSpec) -> Graph:
     """The graph with the model's what-ifs applied."""
     graph = with_precision(graph, model.precision)
     return pruned(graph, model.pruning, model.precision.weights)
+
+
+def generation_of(prepared: Prepared) -> Generation | None:
+    """Both graphs of a generation, what-ifs applied and nothing split; None in other modes."""
+    model = prepared.scenario.model
+    found = captured(model) if model.mode == "generation" else None
+    if not isinstance(found, Generation):
+        return None
+    return replace(
+        found, prefill=changed(found.prefill, model), decode=changed(found.decode, model)
+    )
 
 
 def _model_key(model: ModelSpec) -> tuple[str, int, str]:

@@ -30,6 +30,19 @@ def phase_values(plan: Plan, problem: Problem) -> list[str]:
     return [objective_value(replace(plan, value=value), problem) for value in each]
 
 
+SERVED = (
+    "Chosen is the first: what servers give decides. Served alone: seconds of the traffic's mean "
+    "answer on an idle server; full server: seconds of a full one that an answer takes. Plans "
+    "without them serve as one above, for servers put all on the devices with the cache.\n"
+)
+
+
+def served_values(prepared: Prepared, plan: Plan) -> list[str]:
+    """What servers that run the plan give; empty where they are like another plan's."""
+    found = [one for one in prepared.served if one.plan is plan]
+    return [format_seconds(s) for one in found for s in (one.alone_s, one.full_s)] or ["", ""]
+
+
 def value_unit(problem: Problem) -> str:
     """The unit of a plan's value and bound."""
     if problem.objective == "cost":
@@ -51,12 +64,14 @@ def show_plans(prepared: Prepared) -> None:
             objective_value(p, prepared.problem),
             f"{p.gap:.1%}",
             *(phase_values(p, prepared.problem) if decodes else []),
+            *(served_values(prepared, p) if prepared.served else []),
             str(len(p.stages)),
             device_words(p),
         ]
         for p in prepared.solution.plans
     ]
     phases = ["prefill", "decode step"] if decodes else []
+    phases += ["served alone", "full server"] if prepared.served else []
     columns = ["algorithm", "value", "gap", *phases, "stages", "devices"]
     rows += [
         [name, reason, *[""] * (len(columns) - 2)]
@@ -66,6 +81,8 @@ def show_plans(prepared: Prepared) -> None:
     by = prepared.solution.best.bound_by
     title = f"Plans for {objective}, the best first (gap: to a bound that no plan beats, by {by})"
     table(title, columns, rows)
+    if prepared.served:
+        out.print(SERVED)
     if prepared.solution.best.splits and prepared.unsplit:
         out.print(_splits_text(prepared.solution.best, prepared.unsplit, prepared.problem))
     best = prepared.solution.best
