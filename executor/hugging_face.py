@@ -45,7 +45,7 @@ def transformers_package() -> Any:
         raise ValueError(
             "hf: models need the package transformers; pip install 'apportion[hf]'"
         ) from None
-    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.set_verbosity_error()
     return transformers
 
 

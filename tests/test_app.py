@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from executor import run, whole
+
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "ui" / "app_pages"
 
@@ -78,6 +80,9 @@ def test_what_if_page_with_an_impossible_promise():
 
 def test_run_page_executes_on_this_machine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "SECONDS_PER_WINDOW", 0.1)
+    monkeypatch.setattr(whole, "SECONDS_PER_BASELINE", 0.1)
+    monkeypatch.setattr(whole, "OP_TIMES_BUDGET_S", 0.1)
     app = page("run")
     app.selectbox(key="model").select("zoo:cifar10-cnn")
     app.button[0].click().run(timeout=180)

@@ -128,12 +128,12 @@ def test_ctrl_c_ends_a_search_with_the_best_plan_so_far(monkeypatch):
 
     run = throughput._run
     monkeypatch.setattr(throughput, "_run", interrupted)
-    found = solve(problem, time_limit_s=20.0, stoppable=True)
+    found = solve(problem, time_limit_s=4.0, stoppable=True)
     assert (found.stopped, len(calls)) == (True, 3)
     assert check_plan(problem, found.best) == []
     calls.clear()
     with pytest.raises(KeyboardInterrupt):
-        solve(problem, time_limit_s=20.0)
+        solve(problem, time_limit_s=4.0)
     monkeypatch.setattr("scheduler.portfolio.single_device", interrupt)
     with pytest.raises(KeyboardInterrupt):
         solve(problem, stoppable=True)

@@ -143,7 +143,7 @@ def test_a_plan_that_runs_out_of_memory_is_infeasible(tmp_path, capsys, monkeypa
     monkeypatch.chdir(tmp_path)
     path = chain_files(tmp_path, 1900)
     plan = tmp_path / "plan.json"
-    assert cli.main(["plan", str(path), "-o", str(plan)]) == 0
+    assert cli.main(["plan", str(path), "--time-limit", "0.5", "-o", str(plan)]) == 0
     assert cli.main(["simulate", str(plan)]) == 0
     capsys.readouterr()
     assert cli.main(["simulate", str(plan), "--pipeline", "gpipe", "--json"]) == 1
