@@ -11,6 +11,9 @@ from scheduler.plan import Plan, cut_stages
 from scheduler.problem import Problem
 from scheduler.timeline import makespan, stage_timeline
 from simulator.replay import simulate
+from ui.graph_source import instance_of
+from ui.prepare import prepare_instance
+from ui.scenario import parse_scenario
 
 
 def node(number, acc=1.0, cpu=10.0, size=4.0, **other):
@@ -55,6 +58,14 @@ def test_names_times_and_memory_are_those_of_the_file(write):
     assert instance.graph.by_name["3"].target == "grad"
     rows = range(len(instance.graph.ops))
     assert instance.costs.band(dict.fromkeys(instance.costs.devices, rows)) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(("constraints", "limit"), [({}, 100), ({"memory_headroom": 0.25}, 75)])
+def test_limits_are_the_files_unless_a_scenario_keeps_room(write, constraints, limit):
+    raw = {"model": {"source": f"graph:{write()}"}, "constraints": constraints}
+    scenario = parse_scenario(raw, "here", "test")
+    problem = prepare_instance(scenario, instance_of(scenario)).problem
+    assert problem.memory_limit_bytes("acc0") == limit
 
 
 def test_accelerators_pay_at_both_ends_and_cpus_pay_nothing(write):

@@ -213,7 +213,7 @@ def prepare(
         costs or cost_table(graph, cluster),
         "latency" if alone else scenario.objective,
         scenario.constraints.pin,
-        scenario.constraints.memory_headroom,
+        scenario.constraints.headroom(),
         rent(scenario)[0],
         num_micro_batches,
         scenario.constraints.forbid,
@@ -274,14 +274,14 @@ def prepare_training(scenario: Scenario, cluster: Cluster, steps: Steps) -> Prep
 
 
 def prepare_instance(scenario: Scenario, instance: Instance) -> Prepared:
-    """State the problem of a placement instance; its memory limits are taken whole."""
+    """State the problem of a placement instance; its memory limits are taken whole by default."""
     problem = Problem(
         instance.graph,
         instance.cluster,
         instance.costs,
         scenario.objective,
         scenario.constraints.pin,
-        memory_headroom=0.0,
+        memory_headroom=scenario.constraints.headroom(usual=0.0),
         usd_per_hour=rent(scenario)[0],
         forbidden=scenario.constraints.forbid,
         latency_bound_s=scenario.constraints.latency_bound_s,

@@ -169,7 +169,8 @@ class Constraints:
         pin: operator or module to the device that it must run on.
         forbid: operator or module to devices that it must not run on.
         colocate: groups of operators that must share a device.
-        memory_headroom: share of memory that stays free.
+        memory_headroom: share of memory that stays free; by default 0.1, and nothing of the
+            limits that a placement instance gives.
         latency_bound_s: with objective `cost`, seconds that a batch may take.
         replicate: whether `algorithm: auto` may put a stage on several devices, which take
             micro-batches in turn; by default it does where that pays, `true` insists that it can.
@@ -179,9 +180,13 @@ class Constraints:
     pin: dict[str, str] = field(default_factory=dict)
     forbid: dict[str, tuple[str, ...]] = field(default_factory=dict)
     colocate: tuple[tuple[str, ...], ...] = ()
-    memory_headroom: float = 0.1
+    memory_headroom: float | None = None
     latency_bound_s: float | None = None
     replicate: bool | None = None
+
+    def headroom(self, usual: float = 0.1) -> float:
+        """Share of memory that stays free: what is given, or the usual share."""
+        return usual if self.memory_headroom is None else self.memory_headroom
 
 
 @dataclass(frozen=True)

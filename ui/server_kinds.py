@@ -96,7 +96,7 @@ def kind_of(scenario: Scenario, prepared: Prepared, plan: Plan, replicas: int) -
         replace(found, decode=prepared.graph),
         prepared.problem.cluster,
         with_cache_only(prepared.graph, plan.placement),
-        scenario.constraints.memory_headroom,
+        scenario.constraints.headroom(),
     )
     usd_per_hour, provenance = rent(scenario)
     per_machine = servers_per_machine(scenario, set(model.placement.values()))
