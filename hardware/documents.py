@@ -18,8 +18,24 @@ from pydantic_core import to_json
 
 T = TypeVar("T")
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+FASTEST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The loader in C reads the catalog ten times faster; not every build of PyYAML has it."""
+
+
+class Loader(FASTEST):  # type: ignore[misc,valid-type]
+    """Refuses a key that is given twice, of which YAML would keep the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        """Read a mapping whose keys differ."""
+        known = set[str]()
+        for key, _ in node.value:
+            if key.value in known and isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(
+                    problem=f"key '{key.value}' is given twice", problem_mark=key.start_mark
+                )
+            known.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 """Set as `__pydantic_config__` on every data class that is read from a file."""
@@ -47,7 +63,7 @@ def read_raw(path: Path) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot be read as text ({error})") from None
     try:
-        return json.loads(text) if path.suffix == ".json" else yaml.load(text, LOADER)
+        return json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader)
     except RecursionError:
         raise ValueError(f"{path}: nested too deeply to be read") from None
     except ValueError as error:  # JSONDecodeError, or a number of more digits than Python reads
@@ -134,11 +150,20 @@ def _explain(error: ValidationError, kind: Any) -> str:
         subject, _, rest = message.partition(": ")
         message = rest if rest and subject in (key, *location) else message
         return f"{key}: {message}" if key else message
-    return f"{key or 'document'}: {message}, got {first['input']!r}"
+    return f"{key or 'document'}: {_worded(message)}, got {first['input']!r}"
+
+
+def _worded(message: str) -> str:
+    """Pydantic's words for Python's types in those of a file."""
+    if message.startswith("Input should be a dictionary or an instance of"):
+        return "must map keys to values"
+    message = message.replace("a valid tuple", "a list")
+    return message.replace("a valid dictionary", "a mapping of keys to values")
 
 
 def _is_union_branch(part: str) -> bool:
-    return part.startswith(("function-", "dict[", "list[", "tuple[")) or part in ("str", "float")
+    branches = ("function-", "dict[", "list[", "tuple[", "literal[", "[key]")
+    return part.startswith(branches) or part in ("str", "float", "int")
 
 
 def _keys_at(kind: Any, location: list[str]) -> list[str]:

@@ -21,6 +21,8 @@ Objective = Literal["latency", "throughput", "cost"]
 Communication = Literal["overlapped", "serialised"]
 Pipeline = Literal["1f1b", "gpipe"]
 Placement = Mapping[str, str]
+MOST_MICRO_BATCHES = 100_000
+"""Of one batch: each is timed."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,11 @@ class Problem:
             )
         if self.latency_bound_s is not None and not 0 < self.latency_bound_s < np.inf:
             raise ValueError(f"latency_bound_s must be seconds above 0, got {self.latency_bound_s}")
-        if self.num_micro_batches < 1:
-            raise ValueError(f"num_micro_batches must be at least 1, got {self.num_micro_batches}")
+        if not 1 <= self.num_micro_batches <= MOST_MICRO_BATCHES:
+            raise ValueError(
+                f"num_micro_batches must be from 1 to {MOST_MICRO_BATCHES:,}, "
+                f"got {self.num_micro_batches:,}"
+            )
         if self.objective == "cost" and self.usd_per_hour is None:
             raise ValueError(
                 f"objective cost needs a price, and cluster '{self.cluster.name}' has none; "

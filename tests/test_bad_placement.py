@@ -180,6 +180,9 @@ def test_cost_of_an_instance_needs_a_rent_and_keeps_a_latency(tmp_path, capsys):
         ("forbid: {'1': [acc0, acc1]}", 1, "lift one of them"),
         ("forbid: {'1': [acc7]}", 2, "unknown device 'acc7'"),
         ("colocate: [['1', 'x']]", 2, "colocated 'x': no operator has this name"),
+        ("forbid: {'1': acc0}", 2, "constraints.forbid.1: Input should be a list, got 'acc0'"),
+        ("pin: [acc0]", 2, "constraints.pin: Input should be a mapping of keys to values, got"),
+        ("pin: {'1': acc0, '1': acc1}", 2, "scenario.yaml: not YAML: key '1' is given twice"),
         ("colocated: [['1', '2']]", 2, "did you mean 'colocate'?"),
     ],
 )

@@ -337,7 +337,8 @@ def test_pins_hold_and_forbid():
         ({"pins": {"o9": "a"}}, "pin 'o9': no operator or module has this name; accepted: o0, o1"),
         ({"memory_headroom": 1.0}, "memory_headroom must be at least 0 and below 1"),
         ({"objective": "cost"}, "objective cost needs a price"),
-        ({"num_micro_batches": 0}, "num_micro_batches must be at least 1"),
+        ({"num_micro_batches": 0}, "num_micro_batches must be from 1 to 100,000"),
+        ({"num_micro_batches": 10**12}, "to 100,000, got 1,000,000,000,000"),
     ],
 )
 def test_problem_refuses(changes, message):
