@@ -95,7 +95,8 @@ class Report:
         throughput_per_s: inferences per second in steady state.
         utilization: share of the steady state that each device or link is busy, 0 to 1.
         busy_s: seconds of work per micro-batch by device.
-        link_bytes: bytes per micro-batch by link ('src->dst').
+        link_bytes: bytes per micro-batch by link ('src->dst'), with a micro-batch's share of the
+            sum of replicas' gradients.
         latency_band_s, throughput_band_per_s: 90 % interval of a prediction; spread (lowest,
             highest) of a measurement.
         spans: timeline of one batch that runs alone: operators and transfers.

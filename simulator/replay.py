@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ from simulator.agenda import Agenda, Sharing, agenda_of
 from simulator.fast_pipeline import run_fast
 from simulator.memory import memory_over_time
 from simulator.pipeline import run_simpy
+from simulator.ring_traffic import RingTraffic, awaited_spans, ring_traffic
 
 Engine = Literal["auto", "simpy", "fast"]
 ENGINES: dict[str, Callable[[StageWork, Agenda, int], Times]] = {
@@ -91,16 +93,22 @@ def replay(problem: Problem, plan: Plan, choice: ReplayChoice = DEFAULT) -> Repo
     alike = copies(plan.stages)
     for transfer in (sent for copy in alike for stage in copy for sent in stage.sends):
         carried[f"{transfer.src}->{transfer.dst}"] += transfer.num_bytes / len(alike)
+    rings = ring_traffic(problem, plan)
+    for ring in rings:
+        for link in ring.links:
+            carried[link] += ring.link_bytes / plan.num_micro_batches
     return Report(
         latency_s=Quantiles(*[latency_s] * 5),
         throughput_per_s=throughput,
-        utilization=_utilization(plan, steady, window),
+        utilization=_utilization(plan, steady, window, rings),
         busy_s=_busy(plan, alone),
         link_bytes=dict(carried),
         latency_band_s=(latency_s * low, latency_s * high),
         throughput_band_per_s=(throughput / high, throughput / low),
-        spans=tuple(_op_spans(problem, plan, alone)),
-        pipeline_spans=tuple(stage_spans(plan, steady, MOST_SPANS)),
+        spans=_by_start(_op_spans(problem, plan, alone), awaited_spans(problem, rings, alone)),
+        pipeline_spans=_by_start(
+            stage_spans(plan, steady, MOST_SPANS), awaited_spans(problem, rings, steady)
+        ),
         memory=memory_over_time(problem, plan, steady),
     )
 
@@ -183,7 +191,13 @@ def _busy(plan: Plan, timeline: Timeline) -> Mapping[str, float]:
     return dict(busy)
 
 
-def _utilization(plan: Plan, timeline: Timeline, window: tuple[float, float]) -> dict[str, float]:
+def _by_start(*spans: list[Span]) -> tuple[Span, ...]:
+    return tuple(sorted(chain(*spans), key=lambda span: span.start_s))
+
+
+def _utilization(
+    plan: Plan, timeline: Timeline, window: tuple[float, float], rings: list[RingTraffic]
+) -> dict[str, float]:
     """Share of a window that each device and link is busy."""
     times = timeline.times
     busy = defaultdict[str, float](float)
@@ -197,4 +211,7 @@ def _utilization(plan: Plan, timeline: Timeline, window: tuple[float, float]) ->
         total_s = np.nansum(np.fmax(overlap_s[k :: len(alike)], 0), axis=0)
         for name, seconds in zip(names, total_s.tolist(), strict=True):
             busy[name] += seconds
+    for ring in rings:  # only steps have any, and a step is the whole window
+        for link in ring.links:
+            busy[link] += ring.busy_s
     return {name: seconds / (window[1] - window[0]) for name, seconds in busy.items()}

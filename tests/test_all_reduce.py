@@ -96,6 +96,25 @@ def test_a_step_on_four_replicas_takes_a_quarter_and_one_sum(pipeline, m):
     assert all(need.gradient_bytes == 800 for need in plan.memory.values())
 
 
+def test_the_report_of_replicas_has_the_traffic_of_their_ring():
+    """Four devices pass 3/4 of 800 B twice; the awaited part ends where the optimizers begin."""
+    seconds = {"f": 1.0, "b": 1.0, "g": 1.0, "u": 0.5}
+    cluster = make_cluster("abcd", bytes_per_s=100.0, latency_s=0.1)
+    problem = training(8, "abcd", 4, seconds, cluster)
+    plan = by_hand(problem, [8], ["abcd"])
+    report = replay(problem, plan)
+    ring = {"a->b", "b->c", "c->d", "d->a"}
+    assert report.link_bytes == dict.fromkeys(ring, pytest.approx(2 * 3 / 4 * 800 / 4))
+    assert report.utilization["d->a"] == pytest.approx((0.6 + 12.0) / plan.value)
+    spans = [span for span in report.spans if span.name == "sum of gradients"]
+    assert {span.resource for span in spans} == ring
+    assert all(
+        (span.start_s, span.end_s) == (pytest.approx(24.0), pytest.approx(25.1)) for span in spans
+    )
+    updates = [span.start_s for span in report.spans if span.name == "u0"]
+    assert min(updates) == pytest.approx(25.1)
+
+
 def test_serialised_devices_pay_for_both_ends_and_hide_nothing():
     cluster = make_cluster("ab", bytes_per_s=400.0)
     problem = training(8, "ab", 2, cluster=cluster, communication="serialised")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from test_all_reduce import by_hand, training
 
-from ui.replication import device_words, replication_document, replication_lines, seats
+from ui.replication import device_words, replication_document, replication_lines, seats, shares
 from ui.scenario import parse_scenario
 
 
@@ -23,6 +23,7 @@ def test_replicas_are_shown_with_their_shares_and_the_sum_of_their_gradients():
     alone = by_hand(problem, [3], ["a"])
     assert replication_lines(problem, alone) == []
     assert device_words(alone) == "a"
+    assert (shares(plan), shares(alone)) == ([team["shares"]], [])
 
 
 def test_batch_normalization_keeps_statistics_per_replica():

@@ -12,6 +12,7 @@ from scheduler.precision import unsupported
 from ui import pipeline, prepare, terminal
 from ui.emit import emit
 from ui.exits import DONE
+from ui.replication import device_words, shares
 from ui.scenario import Scenario, read_scenario, vary
 
 
@@ -61,6 +62,8 @@ def _compare_row(base: Scenario, changes: dict[str, Any]) -> dict[str, Any]:
         "usd_per_1k": cost.usd_per_1k if cost else None,
         "algorithm": best.algorithm,
         "devices": best.devices,
+        "shares": shares(best),
+        "plan": device_words(best),
         "levels": prepared.problem.costs.levels_of(best.devices),
         "notes": unsupported(prepared.graph, prepared.problem.cluster),
     }
@@ -78,6 +81,6 @@ def _compare_cells(row: dict[str, Any]) -> list[str]:
         f"{row['throughput_per_s']:.4g}",
         format_usd(row["usd_per_hour"]) if priced else "no price",
         format_usd(row["usd_per_1k"]) if priced else "no price",
-        f"{row['algorithm']} on {', '.join(row['devices'])}",
+        f"{row['algorithm']} on {row['plan']}",
         row["levels"],
     ]

@@ -34,6 +34,12 @@ def seats(plan: Plan) -> dict[str, str]:
     return {name: named[device] for name, device in plan.placement.items()}
 
 
+def shares(plan: Plan) -> list[dict[str, float]]:
+    """Of every team of replicas, the share of the micro-batches that each device runs."""
+    found = teams(plan.stages).values()
+    return [{d: n / sum(turns.values()) for d, n in turns.items()} for turns in found]
+
+
 def _shares(turns: Mapping[str, int]) -> str:
     total = sum(turns.values())
     return " + ".join(f"{device} {n}/{total}" for device, n in turns.items())
@@ -42,14 +48,13 @@ def _shares(turns: Mapping[str, int]) -> str:
 def replication_document(problem: Problem, plan: Plan) -> dict[str, Any]:
     """The teams of a plan: shares of micro-batches, gradients, and the wait for their sum."""
     work, found = stage_work(problem, plan.stages), []
-    for first, turns in teams(plan.stages).items():
+    for first, shared in zip(teams(plan.stages), shares(plan), strict=True):
         ops = [name for stage in plan.stages if stage.device == first for name in stage.ops]
         summed = sum(gradients(problem.graph, ops).values()) if problem.trains_in_parts else 0
         wait_s = float(work.sum_s[problem.device_index[first]])
-        total = sum(turns.values())
         found.append(
             {
-                "shares": {device: n / total for device, n in turns.items()},
+                "shares": shared,
                 "gradient_bytes": summed,
                 "awaited_sum_s": wait_s,
             }
