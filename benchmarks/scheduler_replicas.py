@@ -23,7 +23,7 @@ from scheduler.plan import Plan
 from scheduler.portfolio import solve
 from scheduler.problem import Problem
 from scheduler.replicas import teams
-from ui.scenario import ModelSpec
+from ui.model_spec import ModelSpec
 from ui.source import captured
 
 INSTANCES = ("aws/g4dn.12xlarge", "aws/p4d.24xlarge")

@@ -115,7 +115,7 @@ def _slopes(rows: list[Row]) -> list[str]:
 
 def captured_llama() -> Graph:
     """The training step of Llama-3-70B as captured."""
-    from ui.scenario import ModelSpec
+    from ui.model_spec import ModelSpec
     from ui.source import captured
 
     graph = captured(ModelSpec("zoo:llama-3-70b", 1, "bfloat16", mode="training"))

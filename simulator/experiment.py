@@ -7,19 +7,13 @@ from functools import partial
 import numpy as np
 
 from simulator.arrivals import Slo, Traffic, draw
+from simulator.overload import excess_per_s, growth_per_s, overloaded, without_bound
 from simulator.relief import num_attempts, relieve
 from simulator.run_figures import RunFigures, measure
 from simulator.serve import Actor, serve
 from simulator.served import Served
 from simulator.serving import Replica, Serving
-from simulator.serving_report import (
-    ServingReport,
-    excess_per_s,
-    growth_per_s,
-    overloaded,
-    summarize,
-    without_bound,
-)
+from simulator.serving_report import ServingReport, summarize
 from simulator.trace import Requests
 
 REQUESTS_PER_RELIEF = {"fast": 1_000_000, "simpy": 100_000}

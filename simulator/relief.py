@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from hardware.units import format_seconds
+from simulator.overload import growth_per_s
 from simulator.serving import Replica, Serving
-from simulator.serving_report import Relief, ServingReport, growth_per_s
+from simulator.serving_report import Relief, ServingReport
 
 Try = Callable[[Sequence[Replica], Serving], ServingReport]
 

@@ -25,7 +25,7 @@ from hardware.profile import DeviceProfile, Provenance
 from scheduler.costs import cost_table, roofline_seconds
 from scheduler.features import OpColumns, feature_matrix
 from ui.calibration import check_origin, judgement, left_out, profile_text
-from ui.prepare import busiest
+from ui.this_machine import busiest
 
 SOURCE = Provenance("calibrated", "this machine")
 PROFILE = DeviceProfile(

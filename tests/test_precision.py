@@ -5,7 +5,7 @@ from hardware.profile import DeviceProfile, Provenance
 from scheduler.costs import cost_table
 from scheduler.graph import Graph, Op, Tensor
 from scheduler.precision import Precision, Pruning, pruned, unsupported, with_precision
-from ui.scenario import ModelSpec
+from ui.model_spec import ModelSpec
 
 SOURCE = Provenance("datasheet", "test")
 

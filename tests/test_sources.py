@@ -10,7 +10,7 @@ from executor.capture import capture
 from executor.generation import capture_generation
 from executor.sources import build_model
 from executor.training import Optimizer, capture_training
-from ui.scenario import ModelSpec
+from ui.model_spec import ModelSpec
 from ui.source import captured
 
 SIZES = {

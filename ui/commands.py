@@ -20,7 +20,7 @@ from scheduler.instances import is_instance
 from scheduler.plan import Plan
 from scheduler.precision import unsupported
 from scheduler.report import Report
-from ui import files, pipeline, prepare, sizing, terminal
+from ui import files, pipeline, prepare, sizing, terminal, this_machine
 from ui.calibration import calibrate as calibrate
 from ui.comparing import compare as compare
 from ui.emit import emit
@@ -28,10 +28,11 @@ from ui.exits import DONE, INFEASIBLE, INTERRUPTED, RUN_FAILED
 from ui.explained import show_explanation
 from ui.inventory import devices as devices
 from ui.inventory import prices as prices
+from ui.model_spec import ModelSpec
 from ui.prepare import Prepared
 from ui.rented import rent
 from ui.replication import replication_document
-from ui.scenario import ModelSpec, Scenario, read_scenario
+from ui.scenario import Scenario, read_scenario
 from ui.serving import serve
 from ui.source import capture_document, captured
 from ui.terminal_fleets import show_fleets
@@ -275,9 +276,9 @@ def _done_or_partial(document: dict[str, Any]) -> int:
 def execute(arguments: argparse.Namespace) -> int:
     """Scenario or plan to measured report."""
     scenario, given = _scenario_and_plan(arguments.scenario)
-    if reason := prepare.why_not_here(scenario):
+    if reason := this_machine.why_not_here(scenario):
         raise ValueError(f"{arguments.scenario}: execute runs on this machine; {reason}")
-    with prepare.start_workers() as workers:
+    with this_machine.start_workers() as workers:
         prepared, model = prepare.prepare_local(scenario, workers, terminal.steps)
         prepared, chosen = _with_plan(prepared, given)
         predicted, cost = pipeline.predict(prepared, chosen, terminal.steps)

@@ -8,8 +8,8 @@ import streamlit as st
 
 from hardware.catalog import load_instances
 from hardware.errors import InfeasibleError
-from ui.prepare import Tell
 from ui.scenario import Scenario, parse_scenario
+from ui.steps import Tell
 
 T = TypeVar("T")
 MODELS = ["zoo:resnet50", "zoo:cifar10-cnn", "zoo:gpt2"]

@@ -11,12 +11,13 @@ from simulator.capacity import Fleet
 from simulator.generation_capacity import GenerationCandidate, load_of, size_generations
 from simulator.generation_fleet import ServerKind
 from ui.generation_traffic import planned_kind
-from ui.prepare import Steps, Tell, is_local
 from ui.rented import rent
 from ui.renting import comes_and_goes
 from ui.scenario import Rented, Scenario
 from ui.server_kinds import best_served, servers_per_machine
 from ui.source import captured
+from ui.steps import Steps, Tell
+from ui.this_machine import is_local
 
 
 def size_fleets_of(scenario: Scenario, steps: Steps, names: list[str] | None = None) -> list[Fleet]:

@@ -10,11 +10,12 @@ from simulator.generation_fleet import GenerationFleet, ServerKind
 from simulator.generation_report import GenerationServingReport
 from simulator.renting import operate
 from ui import pipeline
-from ui.prepare import Prepared, Steps, prepare_anywhere
+from ui.prepare import Prepared, prepare_anywhere
 from ui.rented import network_between
 from ui.renting import comes_and_goes, conditions_of
 from ui.scenario import FleetPart, PrefillPart, Rented, Scenario
 from ui.server_kinds import kind_of, servers_per_machine
+from ui.steps import Steps
 
 
 def serve_generations(

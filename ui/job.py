@@ -11,12 +11,13 @@ from scheduler.plan import Plan
 from scheduler.report import Report
 from simulator.billing import Cost
 from simulator.whatif import Outcome
-from ui import files, pipeline, prepare
+from ui import files, pipeline, prepare, this_machine
 from ui.page import write_page
 from ui.pipeline import Measured
-from ui.prepare import Prepared, Steps
+from ui.prepare import Prepared
 from ui.scenario import Scenario
 from ui.serving import AnyServing, serve
+from ui.steps import Steps
 from ui.trace import sides_of, write_trace
 
 
@@ -44,10 +45,10 @@ def run_scenario(
         ValueError: bad input. InfeasibleError: no plan. WorkerError: a run failed. What had been
         computed by then is in the run's folder.
     """
-    if prepare.why_not_here(scenario):
+    if this_machine.why_not_here(scenario):
         prepared = prepare.prepare_anywhere(scenario, steps)
         return _predict(prepared, files.new_run_folder(scenario.name, root), steps)
-    with prepare.start_workers() as workers:
+    with this_machine.start_workers() as workers:
         prepared, model = prepare.prepare_local(scenario, workers, steps, recalibrate)
         result = _predict(prepared, files.new_run_folder(scenario.name, root), steps)
         measured = pipeline.execute(workers, model, result.prepared, result.chosen, steps)
@@ -75,7 +76,7 @@ def _predict(prepared: Prepared, folder: Path, steps: Steps) -> JobResult:
 def _report(result: JobResult) -> JobResult:
     """Write report, page and trace; a report that still lacks its measurement says so."""
     prepared, chosen, predicted = result.prepared, result.chosen, result.predicted
-    unfinished = result.measured is None and not prepare.why_not_here(prepared.scenario)
+    unfinished = result.measured is None and not this_machine.why_not_here(prepared.scenario)
     status = "partial: not executed" if unfinished else "complete"
     document = files.report_document(
         prepared, chosen, predicted, result.cost, result.measured, result.what_if, status

@@ -28,10 +28,11 @@ from simulator.billing import Cost, cost_at_full_load
 from simulator.generation import GenerationReport, predict_generation
 from simulator.replay import replay
 from simulator.whatif import Outcome, compare_instances
-from ui.prepare import Prepared, Steps, generation_of
+from ui.prepare import Prepared, generation_of
 from ui.rented import rent
 from ui.scenario import Scenario
 from ui.server_kinds import best_served, served_plans
+from ui.steps import Steps
 
 if TYPE_CHECKING:
     from executor.loaded import LoadedModel

@@ -5,14 +5,10 @@ Torch is imported inside the functions that need it, so that help and catalogs a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from hardware.cluster import Cluster
-from hardware.units import format_seconds
 from scheduler.accumulation import accumulating
 from scheduler.coarsen import at_grain, groups_of
 from scheduler.costs import CostTable, cost_table, rescale
@@ -22,24 +18,22 @@ from scheduler.graph import Graph, sharing_weights
 from scheduler.instances import Instance
 from scheduler.micro_batches import Tried, best_of
 from scheduler.plan import Plan
-from scheduler.precision import Precision, Pruning, pruned, with_precision
+from scheduler.precision import Precision, Pruning
 from scheduler.problem import Problem
 from scheduler.solution import Solution
 from simulator.whatif import best_plan
-from ui.graph_source import graph_file, instance_of, stored_graph
+from ui.graph_source import graph_file, instance_of
 from ui.rented import rent, rented_cluster
-from ui.scenario import ModelSpec, Scenario
-from ui.source import captured, without_model
+from ui.scenario import Scenario
+from ui.source import capture_graph, captured, changed, without_model
+from ui.steps import Steps
+from ui.this_machine import is_local, load, local_cluster, measure_op_times, start_workers
 from ui.training import tried_micro_batches
 
 if TYPE_CHECKING:
     from executor.loaded import LoadedModel
     from executor.workers import Workers
     from ui.server_kinds import Served
-
-Tell = Callable[[float], None]
-Steps = Callable[[str], AbstractContextManager[Tell]]
-"""`with steps('Doing this') as tell:` shows a step; `tell(share)` moves its bar, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -68,48 +62,6 @@ class Prepared:
         return self.problem.graph
 
 
-def capture_graph(scenario: Scenario) -> tuple[Graph, int]:
-    """The graph of one micro-batch, what-ifs applied, and the micro-batches per batch.
-
-    Raises:
-        ValueError: the model cannot be found or captured, or the batch not cut as asked.
-    """
-    model = scenario.model
-    asked = scenario.num_micro_batches
-    if isinstance(asked, int) and (asked < 1 or model.batch % asked):
-        raise ValueError(f"num_micro_batches must divide model.batch ({model.batch}), got {asked}")
-    path = graph_file(scenario)
-    if path:
-        m = asked if isinstance(asked, int) else 1
-        return changed(stored_graph(path, model.batch // m), model), m
-    if model.mode == "generation" and asked not in ("auto", 1):
-        raise ValueError(
-            f"num_micro_batches must be 1 for mode generation, got {asked}: "
-            "each step needs what the one before left"
-        )
-    if model.mode != "inference":
-        m = asked if isinstance(asked, int) else 1
-        found = captured(replace(model, batch=model.batch // m))
-        return changed(found.decode if isinstance(found, Generation) else found, model), m
-    m = asked if isinstance(asked, int) else _most_micro_batches(*_model_key(model), model.tokens)
-    part = captured(replace(model, batch=model.batch // m))
-    assert isinstance(part, Graph)
-    return changed(part, model), m
-
-
-@lru_cache(maxsize=4)
-def _most_micro_batches(source: str, batch: int, dtype: str, tokens: int | None) -> int:
-    from executor.loaded import most_micro_batches
-
-    return most_micro_batches(source, batch, dtype, tokens)
-
-
-def changed(graph: Graph, model: ModelSpec) -> Graph:
-    """The graph with the model's what-ifs applied."""
-    graph = with_precision(graph, model.precision)
-    return pruned(graph, model.pruning, model.precision.weights)
-
-
 def generation_of(prepared: Prepared) -> Generation | None:
     """Both graphs of a generation, what-ifs applied and nothing split; None in other modes."""
     model = prepared.scenario.model
@@ -119,72 +71,6 @@ def generation_of(prepared: Prepared) -> Generation | None:
     return replace(
         found, prefill=changed(found.prefill, model), decode=changed(found.decode, model)
     )
-
-
-def _model_key(model: ModelSpec) -> tuple[str, int, str]:
-    return model.source, model.batch, model.dtype
-
-
-def is_local(scenario: Scenario) -> bool:
-    """Whether the scenario's hardware is this machine."""
-    return scenario.hardware == "local"
-
-
-def why_not_here(scenario: Scenario) -> str:
-    """Why a scenario can be predicted only, not executed; empty where it runs on this machine."""
-    model = scenario.model
-    if model.is_service:
-        return without_model(model)
-    if not is_local(scenario):
-        return "its hardware is not this machine; set hardware: local"
-    if graph_file(scenario):
-        return f"{model.source} holds no weights to run; name the model itself as model.source"
-    if model.mode != "inference":
-        return f"mode {model.mode} is predicted only; apportion simulate predicts it"
-    if model.precision.is_what_if:
-        return (
-            "model.precision is predicted only; "
-            "set model.dtype to float32, bfloat16 or float16 in its place"
-        )
-    if model.pruning.ratio:
-        return (
-            "model.pruning is predicted only; leave it out, or prune the module of a python: source"
-        )
-    return ""
-
-
-def start_workers() -> Workers:
-    """One worker for each device of this machine, to be used as a context manager."""
-    from executor.devices import local_devices
-    from executor.workers import Workers
-
-    return Workers(local_devices())
-
-
-def local_cluster(workers: Workers, steps: Steps, recalibrate: bool = False) -> Cluster:
-    """This machine's devices as measured: from the cache, or now."""
-    from executor.calibrate import cached_cluster, calibrate
-
-    cluster = None if recalibrate else cached_cluster()
-    if cluster is None:
-        with steps("Measuring this machine's devices and links") as tell:
-            cluster = calibrate(workers, tell, recalibrate)
-    else:
-        age_s = profile_age_s(cluster)
-        age = "on an unknown date" if age_s is None else f"{format_seconds(age_s)} ago"
-        with steps(f"This machine's profile was measured {age}"):
-            pass
-    if busy := busiest(cluster):
-        with steps(f"Others kept {busy:.0%} of the machine busy then: --recalibrate on a calm one"):
-            pass
-    return cluster
-
-
-def busiest(cluster: Cluster) -> float:
-    """The largest share of the machine that others took while a device or link was measured."""
-    sources = [profile.provenance for profile in cluster.devices.values()]
-    sources += [link.provenance for link in cluster.links]
-    return max((source.busy_share for source in sources), default=0.0)
 
 
 def prepare(
@@ -350,30 +236,3 @@ def prepare_local(
                 graph, m = capture_graph(replace(scenario, num_micro_batches=1))
     costs = measure_op_times(workers, model, graph, steps, recalibrate)
     return prepare(scenario, graph, m, cluster, costs), model
-
-
-def load(scenario: Scenario, num_micro_batches: int, steps: Steps) -> LoadedModel:
-    """Build the model with weights."""
-    from executor.loaded import load_model
-
-    with steps("Building the model with weights"):
-        return load_model(
-            *_model_key(scenario.model), num_micro_batches, tokens=scenario.model.tokens
-        )
-
-
-def measure_op_times(
-    workers: Workers, model: LoadedModel, graph: Graph, steps: Steps, fresh: bool = False
-) -> CostTable:
-    """Operator times measured on this machine's devices, or those measured before."""
-    from executor.whole import op_times
-
-    with steps("Measuring the model's operators on every device") as tell:
-        return op_times(workers, model, graph, tell, fresh)
-
-
-def profile_age_s(cluster: Cluster) -> float | None:
-    """Seconds since this machine's devices were measured; None where the profile does not say."""
-    from executor.cache import age_s
-
-    return age_s(next(iter(cluster.devices.values())).provenance.date)

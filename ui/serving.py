@@ -4,8 +4,9 @@ from scheduler.plan import Plan
 from simulator.generation_report import GenerationServingReport
 from simulator.serving_report import ServingReport
 from ui.generation_traffic import serve_generations
-from ui.prepare import Prepared, Steps
+from ui.prepare import Prepared
 from ui.scenario import Scenario
+from ui.steps import Steps
 from ui.traffic import serve_traffic
 
 AnyServing = ServingReport | GenerationServingReport

@@ -6,8 +6,11 @@ from scheduler.graph import Graph
 from simulator.capacity import Candidate, Fleet, size_fleets
 from simulator.whatif import service_times
 from ui.generation_sizing import size_fleets_of
-from ui.prepare import Steps, capture_graph, is_local, prepare_anywhere
+from ui.prepare import prepare_anywhere
 from ui.scenario import Scenario
+from ui.source import capture_graph
+from ui.steps import Steps
+from ui.this_machine import is_local
 from ui.traffic import one_server
 
 

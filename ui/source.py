@@ -11,8 +11,10 @@ from scheduler.generation import Generation
 from scheduler.graph import Graph
 from scheduler.graph_file import graph_document, read_graph
 from scheduler.instances import is_instance, read_instance
-from scheduler.precision import Precision, Pruning
-from ui.scenario import ModelSpec
+from scheduler.precision import Precision, Pruning, pruned, with_precision
+from ui.graph_source import graph_file, stored_graph
+from ui.model_spec import ModelSpec
+from ui.scenario import Scenario
 
 
 def captured(model: ModelSpec) -> Graph | Generation:
@@ -55,6 +57,52 @@ def _captured(model: ModelSpec) -> Graph | Generation:
     from executor.capture import capture
 
     return capture(model.source, model.batch, model.dtype, model.tokens)
+
+
+def capture_graph(scenario: Scenario) -> tuple[Graph, int]:
+    """The graph of one micro-batch, what-ifs applied, and the micro-batches per batch.
+
+    Raises:
+        ValueError: the model cannot be found or captured, or the batch not cut as asked.
+    """
+    model = scenario.model
+    asked = scenario.num_micro_batches
+    if isinstance(asked, int) and (asked < 1 or model.batch % asked):
+        raise ValueError(f"num_micro_batches must divide model.batch ({model.batch}), got {asked}")
+    path = graph_file(scenario)
+    if path:
+        m = asked if isinstance(asked, int) else 1
+        return changed(stored_graph(path, model.batch // m), model), m
+    if model.mode == "generation" and asked not in ("auto", 1):
+        raise ValueError(
+            f"num_micro_batches must be 1 for mode generation, got {asked}: "
+            "each step needs what the one before left"
+        )
+    if model.mode != "inference":
+        m = asked if isinstance(asked, int) else 1
+        found = captured(replace(model, batch=model.batch // m))
+        return changed(found.decode if isinstance(found, Generation) else found, model), m
+    m = (
+        asked
+        if isinstance(asked, int)
+        else _most_micro_batches(model.source, model.batch, model.dtype, model.tokens)
+    )
+    part = captured(replace(model, batch=model.batch // m))
+    assert isinstance(part, Graph)
+    return changed(part, model), m
+
+
+@lru_cache(maxsize=4)
+def _most_micro_batches(source: str, batch: int, dtype: str, tokens: int | None) -> int:
+    from executor.loaded import most_micro_batches
+
+    return most_micro_batches(source, batch, dtype, tokens)
+
+
+def changed(graph: Graph, model: ModelSpec) -> Graph:
+    """The graph with the model's what-ifs applied."""
+    graph = with_precision(graph, model.precision)
+    return pruned(graph, model.pruning, model.precision.weights)
 
 
 def capture_document(found: Graph | Generation) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from scheduler.plan import Plan
 from scheduler.report import Report
 from simulator.whatif import Outcome
 from ui.pipeline import Measured
-from ui.prepare import Prepared, Tell
+from ui.prepare import Prepared
+from ui.steps import Tell
 
 out = Console(highlight=False)
 notes = Console(stderr=True, highlight=False)

@@ -9,10 +9,12 @@ from simulator.service import service_times as times_of_service
 from simulator.serving import Replica, Serving
 from simulator.serving_report import ServingReport
 from simulator.whatif import reports_by_batch, times_of
-from ui.prepare import Prepared, Steps, is_local, prepare_anywhere, state_rented
+from ui.prepare import Prepared, prepare_anywhere, state_rented
 from ui.rented import hardware_name, rent
 from ui.renting import comes_and_goes, conditions_of, tariff_of
 from ui.scenario import Scenario
+from ui.steps import Steps
+from ui.this_machine import is_local
 
 
 def serve_traffic(scenario: Scenario, prepared: Prepared | None, steps: Steps) -> ServingReport:

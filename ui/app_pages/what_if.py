@@ -5,7 +5,8 @@ import streamlit as st
 from hardware.catalog import common_instances, load_instances
 from hardware.units import format_seconds
 from simulator.serving_report import ServingReport
-from ui import charts, forms, pipeline, prepare, sizing
+from ui import charts, forms, pipeline, sizing
+from ui.source import capture_graph
 
 st.title("What-if")
 st.caption("Which hardware is the cheapest for this traffic, and what would another precision do?")
@@ -29,7 +30,7 @@ def answer() -> None:
         traffic={"rate": rate, "duration_s": 600, "slo": {"p95_s": promise_ms / 1e3}},
     )
     with forms.steps("Capturing the model"):
-        graph, m = prepare.capture_graph(scenario)
+        graph, m = capture_graph(scenario)
     outcomes = pipeline.elsewhere(scenario, graph, m, forms.steps, instances)
     st.subheader("Cost and latency at full load")
     st.dataframe(

@@ -1,0 +1,8 @@
+"""How steps of a job are shown while they run."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+Tell = Callable[[float], None]
+Steps = Callable[[str], AbstractContextManager[Tell]]
+"""`with steps('Doing this') as tell:` shows a step; `tell(share)` moves its bar, 0 to 1."""
