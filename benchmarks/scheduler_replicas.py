@@ -12,7 +12,7 @@ import statistics
 import time
 from dataclasses import replace
 
-from benchmarks.scheduler_mixes import MODELS, graphs_of, mixes
+from benchmarks.mixes import MODELS, graphs_of, mixes
 from hardware.catalog import find_instance, instance_cluster
 from hardware.errors import InfeasibleError
 from hardware.units import format_seconds

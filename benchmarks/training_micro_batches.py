@@ -16,7 +16,7 @@ from functools import lru_cache
 
 import torch
 
-from benchmarks.scheduler_mixes import mixes, slices
+from benchmarks.mixes import mixes, slices
 from executor.sources import Model, build_model
 from executor.training import Optimizer, capture_training
 from executor.zoo.llama import Llama, Shape
