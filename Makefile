@@ -44,10 +44,21 @@ bench-accuracy: $(BENCH_READY)
 	$(BIN)/python -m benchmarks.accuracy_machine
 
 bench-scheduler: $(BENCH_READY)
+	@echo "Placement in seven parts, about 40 minutes on two cores with nothing beside it."
+	@echo "1 of 7: published instances, throughput (2 minutes)"
 	$(BIN)/python -m benchmarks.scheduler_throughput --data $(DATA)/placement/dnn-partitioning
+	@echo "2 of 7: look-alikes of them, made in build/lookalikes (2 minutes)"
+	$(BIN)/python -m benchmarks.lookalike_instances --data $(DATA)/placement/dnn-partitioning --out build/lookalikes
+	$(BIN)/python -m benchmarks.scheduler_throughput --data build/lookalikes
+	@echo "3 of 7: latency of random graphs, published instances and captured models (13 minutes)"
 	$(BIN)/python -m benchmarks.scheduler_latency --data $(DATA)/placement
+	@echo "4 of 7: ten models on five hardware mixes (4 minutes)"
 	$(BIN)/python -m benchmarks.scheduler_mixes
+	@echo "5 of 7: replicated stages (4 minutes)"
+	$(BIN)/python -m benchmarks.scheduler_replicas
+	@echo "6 of 7: graphs of up to 100,000 operators (8 minutes)"
 	$(BIN)/python -m benchmarks.scheduler_scale
+	@echo "7 of 7: training steps as pipelines (6 minutes)"
 	$(BIN)/python -m benchmarks.training_micro_batches
 
 bench-simulator: $(BENCH_READY)
