@@ -24,9 +24,9 @@ PROVEN = 1 + 1e-5
 def compile_loops(problem: Problem) -> None:
     """Compile what the searches run, so that no time limit pays for it."""
     tasks = tasks_of(problem)
-    device, order = best_start(tasks) or (np.zeros(len(tasks.w), dtype=np.int64), None)
-    if order is not None:
-        improve_schedule(tasks, device, order, time.perf_counter() + 1e-4)
+    n = len(tasks.w)
+    start = best_start(tasks) or (np.zeros(n, dtype=np.int64), np.arange(n))
+    improve_schedule(tasks, *start, deadline_s=0.0)
     if has_solver():
         series_schedule(tasks, 0.0)
 

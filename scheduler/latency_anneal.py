@@ -27,8 +27,8 @@ from scheduler.latency_moves import (
 from scheduler.placed import Order, ordered
 from scheduler.tasks import Tasks
 
-TASKS_PER_LOOK = 3000
-"""Tasks simulated between two looks at the clock: some 50 us."""
+TASKS_PER_LOOK = 300
+"""Tasks simulated between two looks at the clock: some 10 us."""
 
 
 class Cooling(NamedTuple):

@@ -1,11 +1,10 @@
 """Local search for latency: annealing from the best list schedule, within a time limit."""
 
-import time
-
 import numba
 import numpy as np
 
 from scheduler.arrays import Ints
+from scheduler.compiled import clock_s
 from scheduler.cpop import cpop_schedule
 from scheduler.heft import heft_schedule
 from scheduler.latency_anneal import Cooling, anneal
@@ -64,6 +63,29 @@ def best_start(tasks: Tasks) -> tuple[Ints, Ints] | None:
     return (device, order) if value < np.inf else None
 
 
+@numba.njit(cache=True)
+def _improved(
+    tasks: Tasks, device: Ints, order: Ints, deadline_s: float, enough_s: float, seed: int
+) -> tuple[Ints, Ints]:
+    """Device and order of the tasks after coolings, until a time of `clock_s` or a makespan."""
+    n = len(order)
+    value, tail = makespan_of(tasks, device, order), tails(tasks)
+    left, moves, heat = MOVES_PER_TASK * n, LEAST_MOVES_PER_TASK * n, COLDEST
+    done, began_s = 0, clock_s()
+    now_s = began_s
+    while left > 0 and enough_s < value < np.inf and now_s < deadline_s:
+        seed += 1
+        hottest = heat * value / n
+        cooling = Cooling(hottest, hottest * COOLING, moves, deadline_s, enough_s)
+        device, order, value = anneal(tasks, device, order, value, tail, cooling, seed)
+        now_s = clock_s()
+        left, done, heat = left - moves, done + moves, HEATS[(seed - 1) % len(HEATS)]
+        moves = FIRST_MOVES_PER_TASK * n * 2 ** (seed - 1)
+        if done * (deadline_s - now_s) < 3 * moves * (now_s - began_s):
+            moves = UNLIMITED
+    return device, order
+
+
 def improve_schedule(
     tasks: Tasks, device: Ints, order: Ints, deadline_s: float, bound_s: float = 0.0, seed: int = 0
 ) -> tuple[Ints, Ints]:
@@ -73,19 +95,4 @@ def improve_schedule(
     deadline (of `time.perf_counter`) lasts until then. The same for the same seed if the deadline
     is far; ends early at the bound.
     """
-    n = len(order)
-    value, tail = makespan_of(tasks, device, order), tails(tasks)
-    left, moves, heat = MOVES_PER_TASK * n, LEAST_MOVES_PER_TASK * n, COLDEST
-    done, began_s, enough_s = 0, time.perf_counter(), bound_s * (1 + 1e-9)
-    now_s = began_s
-    while left > 0 and enough_s < value < np.inf and now_s < deadline_s:
-        seed += 1
-        hottest = heat * value / n
-        cooling = Cooling(hottest, hottest * COOLING, moves, deadline_s, enough_s)
-        device, order, value = anneal(tasks, device, order, value, tail, cooling, seed)
-        now_s = time.perf_counter()
-        left, done, heat = left - moves, done + moves, HEATS[(seed - 1) % len(HEATS)]
-        moves = FIRST_MOVES_PER_TASK * n * 2 ** (seed - 1)
-        if done * (deadline_s - now_s) < 3 * moves * (now_s - began_s):
-            moves = UNLIMITED
-    return device, order
+    return _improved(tasks, device, order, deadline_s, bound_s * (1 + 1e-9), seed)

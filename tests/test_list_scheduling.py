@@ -15,14 +15,15 @@ from scheduler.cpop import cpop_schedule
 from scheduler.evaluate import finish_plan
 from scheduler.graph import Graph, Tensor
 from scheduler.heft import by_rank, heft_schedule, upward_ranks
-from scheduler.latency import latency
+from scheduler.latency import compile_loops, latency
 from scheduler.latency_by_clock import run_by_clock
 from scheduler.latency_in_order import keep, media_are_private, room_for, run_in_order
+from scheduler.latency_search import _best_list, _improved
 from scheduler.latency_timeline import makespan_of, simulate
-from scheduler.longest_paths import tails
+from scheduler.longest_paths import heads, tails
 from scheduler.m_etf import WINDOW, earliest_task, m_etf_schedule
 from scheduler.m_sct import favourites, m_sct_schedule
-from scheduler.modules import cuts
+from scheduler.modules import cuts, forced_load
 from scheduler.peft import optimistic_costs, peft_schedule
 from scheduler.placed import no_times, ordered
 from scheduler.plan import cut_runs
@@ -284,6 +285,21 @@ def check_runs_from_a_place(tasks, at, random):
             at.device[i] = random.randrange(d)
             run_in_order(tasks, at, untold, np.inf, first, now, trial, room)
             keep(tasks, at, first, now, trial)
+
+
+def test_loops_are_compiled_before_a_time_limit_starts_whatever_the_problem():
+    ends = {"communication": "serialised"}
+    graph, w = make_graph({"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"]}), [[1, 2, 2]] * 4
+    problems = [
+        make_problem(graph, w, make_cluster("abc", medium=m), objective="latency", **rule)
+        for m, rule in (("", {}), ("bus", {}), ("", ends))
+    ] + [literal(HEFT_W, HEFT_C)]
+    compile_loops(problems[0])
+    loops = (_best_list, _improved, makespan_of, tails, heads, heft_schedule, forced_load)
+    assert all(len(loop.signatures) == 1 for loop in loops)
+    for problem in problems:
+        latency(problem, time.perf_counter() + 0.1)
+    assert all(len(loop.signatures) == 1 for loop in loops)
 
 
 def test_memory_keeps_a_device_s_weights_within_its_limit():
