@@ -14,6 +14,9 @@ from scheduler.compiled import lean
 from scheduler.placed import Order, Times, ends_of, list_sends, room_for_sends
 from scheduler.tasks import Tasks
 
+MOST_BITS = 63
+"""Devices below which a set of them is one whole number."""
+
 
 class Room(NamedTuple):
     """What a run keeps in mind: written before it is read.
@@ -22,6 +25,7 @@ class Room(NamedTuple):
         free, last: (d,) when a device ends its last task, and which that was, -1 if none.
         media: (d, d) when the medium between two devices is free.
         to, what, urgency: of each tensor that a task sends.
+        source: the task that makes each tensor of `tasks.ins`.
     """
 
     free: Floats
@@ -30,14 +34,18 @@ class Room(NamedTuple):
     to: Ints
     what: Ints
     urgency: Ints
+    source: Ints
 
 
 @numba.njit(cache=True)
 def room_for(tasks: Tasks) -> Room:
     """Room for runs of tasks."""
     d = tasks.w.shape[1]
-    sends = room_for_sends(tasks)
-    return Room(np.zeros(d), np.full(d, -1), np.zeros((d, d)), sends[0], sends[1], sends[2])
+    sends, source = room_for_sends(tasks), np.empty_like(tasks.ins)
+    for e in range(len(source)):
+        source[e] = tasks.producer[tasks.ins[e]]
+    last, media = np.full(d, -1), np.zeros((d, d))
+    return Room(np.zeros(d), last, media, sends[0], sends[1], sends[2], source)
 
 
 @lean
@@ -81,6 +89,22 @@ def _recall(
 
 
 @lean
+def _list_devices(
+    t: int, start: Ints, reader: Ints, device: Ints, p: int, d: int, to: Ints, what: Ints
+) -> int:
+    """Write the devices other than p that read tensor t; their number. Each has its own medium."""
+    reached, num = 0, 0
+    for r in range(start[t], start[t + 1]):
+        reached |= 1 << device[reader[r]]
+    reached &= ~(1 << p)
+    for q in range(d):
+        if reached >> q & 1:
+            to[num], what[num] = q, t
+            num += 1
+    return num
+
+
+@lean
 def run_in_order(
     tasks: Tasks, at: Order, tail: Floats, most_s: float, first: int,
     now: Times, trial: Times, room: Room,
@@ -98,7 +122,7 @@ def run_in_order(
     latency_s, s_per_byte = tasks.latency_s, tasks.s_per_byte
     now_end, now_arrived = now.end, now.arrived
     start, end, causes, sent, arrived = trial
-    free, last, media, to, what, urgency = room
+    free, last, media, to, what, urgency, source = room
     n, d = w.shape
     serialised, from_table = len(ends_s) > 0, len(table_s) > 0
     makespan = _recall(device, order, first, now_end, now.sent, free, last, media)
@@ -107,12 +131,11 @@ def run_in_order(
         p = device[i]
         begin, cause = 0.0, -1
         for e in range(ins_start[i], ins_start[i + 1]):
-            t = ins[e]
-            j = producer[t]
+            j = source[e]
             if device[j] == p or serialised:
                 ready = now_end[j] if place[j] < first else end[j]
             else:
-                ready = now_arrived[t, p] if place[j] < first else arrived[t, p]
+                ready = now_arrived[ins[e], p] if place[j] < first else arrived[ins[e], p]
             if ready > begin or cause < 0:
                 begin, cause = ready, j
         if free[p] > begin or cause < 0:
@@ -130,10 +153,14 @@ def run_in_order(
         makespan = max(makespan, ends)
         if serialised:
             continue
-        num = list_sends(
-            outs_start[i], outs_start[i + 1], outs, reader_start, reader, device, place, p,
-            to, what, urgency,
-        )  # fmt: skip
+        num, e = 0, outs_start[i]
+        if outs_start[i + 1] == e + 1 and d < MOST_BITS:
+            num = _list_devices(outs[e], reader_start, reader, device, p, d, to, what)
+        elif outs_start[i + 1] > e:
+            num = list_sends(
+                e, outs_start[i + 1], outs, reader_start, reader, device, place, p,
+                to, what, urgency,
+            )  # fmt: skip
         for s in range(num):
             t, q = what[s], to[s]
             if medium[p, q] < 0:

@@ -74,13 +74,31 @@ def critical(w: Floats, device: Ints, start: Floats, cause: Ints, path: Ints) ->
 
 
 @lean
+def _choose_device(tasks: Tasks, device: Ints, i: int) -> int:
+    """Another device for task i: as often as not a neighbour's, unless that is its own."""
+    d, p = tasks.w.shape[1], device[i]
+    first, past = tasks.ins_start[i], tasks.ins_start[i + 1]
+    sent, end = tasks.outs_start[i], tasks.outs_start[i + 1]
+    if past - first + end - sent > 0 and np.random.random() < 0.5:
+        k = np.random.randint(past - first + end - sent)
+        if k < past - first:
+            p = device[tasks.producer[tasks.ins[first + k]]]
+        else:
+            t = tasks.outs[sent + k - past + first]
+            p = device[tasks.reader[np.random.randint(tasks.start[t], tasks.start[t + 1])]]
+    if p == device[i]:
+        p = (p + 1 + np.random.randint(d - 1)) % d
+    return p  # type: ignore[no-any-return]
+
+
+@lean
 def _choose_units(tasks: Tasks, device: Ints, i: int, units: Ints, targets: Ints) -> int:
     """Write units and the devices that a move takes them to, task i's first; their number.
 
     One unit, or those along a path from i, to a device; or an exchange of two units' devices.
     """
     kind, num = np.random.random(), 1
-    units[0], targets[0] = tasks.unit[i], np.random.randint(tasks.w.shape[1])
+    units[0], targets[0] = tasks.unit[i], _choose_device(tasks, device, i)
     if kind > 0.86:
         j = np.random.randint(len(device))
         if tasks.unit[j] != tasks.unit[i]:
