@@ -420,6 +420,16 @@ def test_an_impossible_promise_names_the_best_that_can_be_had(tmp_path):
     assert "0.99 of them have first token within" in why_none(fleets)
 
 
+def test_compare_serves_the_traffic_of_every_variation(tmp_path, capsys):
+    path = tmp_path / "chat.yaml"
+    path.write_text(SCENARIO.partition("fleet:")[0])
+    assert main(["compare", str(path), "--vary", "traffic.rate=1,9", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    served = {row["changes"]["traffic.rate"]: row["serving"] for row in rows}
+    assert served[1]["tpot_s"]["mean"] < served[9]["tpot_s"]["mean"]
+    assert served[1]["usd_per_1k"] > served[9]["usd_per_1k"]
+
+
 def test_fleets_of_several_kinds_are_not_sized(tmp_path, capsys):
     path = tmp_path / "chat.yaml"
     path.write_text(SCENARIO)

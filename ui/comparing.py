@@ -6,12 +6,16 @@ from typing import Any
 
 import yaml
 
+from hardware.documents import to_plain
 from hardware.errors import InfeasibleError
 from hardware.units import format_seconds, format_usd
+from scheduler.plan import Plan
 from scheduler.precision import unsupported
 from ui import pipeline, prepare, terminal
 from ui.emit import emit
 from ui.exits import DONE
+from ui.generation_traffic import serve_generations
+from ui.prepare import Prepared
 from ui.replication import device_words, shares
 from ui.scenario import Scenario, read_scenario, vary
 
@@ -32,6 +36,9 @@ def compare(arguments: argparse.Namespace) -> int:
             ["scenario", "latency", "90 % interval", "1/s", "USD/h", "USD/1,000", "plan", "times"],
             [_compare_cells(row) for row in rows],
         )
+        if served := [_served_cells(row) for row in rows if row.get("serving")]:
+            columns = ["scenario", "p95 first token", "p95 per token", "p95 answer", "promise"]
+            terminal.table("Under traffic", [*columns, "USD/h", "USD/1,000"], served)
     return DONE
 
 
@@ -66,11 +73,45 @@ def _compare_row(base: Scenario, changes: dict[str, Any]) -> dict[str, Any]:
         "plan": device_words(best),
         "levels": prepared.problem.costs.levels_of(best.devices),
         "notes": unsupported(prepared.graph, prepared.problem.cluster),
+        "serving": _served(scenario, prepared, best),
     }
 
 
+def _served(scenario: Scenario, prepared: Prepared, chosen: Plan) -> dict[str, Any] | None:
+    """What generations meet under the scenario's traffic; None without traffic."""
+    if scenario.traffic is None or scenario.model.mode != "generation":
+        return None
+    try:
+        report = serve_generations(scenario, prepared, chosen, terminal.steps, relieve=False)
+    except InfeasibleError as refusal:
+        return {"reason": str(refusal)}
+    keys = ("ttft_s", "tpot_s", "latency_s", "promise", "queue_growth_per_s", "usd_per_hour")
+    return {key: to_plain(getattr(report, key)) for key in (*keys, "usd_per_1k")}
+
+
+def _served_cells(row: dict[str, Any]) -> list[str]:
+    found = row["serving"]
+    if "reason" in found:
+        return [_named(row), found["reason"], *[""] * 5]
+    times = [found[key] for key in ("ttft_s", "tpot_s", "latency_s")]
+    growth = f"queue grows {found['queue_growth_per_s']:.3g}/s"
+    promise, priced = found["promise"], found["usd_per_1k"] is not None
+    kept = f"{promise['share_within']:.2%} within it" if promise else "none"
+    return [
+        _named(row),
+        *(growth if one is None else format_seconds(one["p95"]) for one in times),
+        kept,
+        format_usd(found["usd_per_hour"]) if priced else "no price",
+        format_usd(found["usd_per_1k"]) if priced else "no price",
+    ]
+
+
+def _named(row: dict[str, Any]) -> str:
+    return " ".join([row["scenario"], *(f"{k}={v}" for k, v in row["changes"].items())])
+
+
 def _compare_cells(row: dict[str, Any]) -> list[str]:
-    name = " ".join([row["scenario"], *(f"{k}={v}" for k, v in row["changes"].items())])
+    name = _named(row)
     if "reason" in row:
         return [name, row["reason"], "", "", "", "", "", ""]
     priced = row["usd_per_1k"] is not None

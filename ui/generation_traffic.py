@@ -5,7 +5,7 @@ from dataclasses import replace
 from scheduler.generation import Generation
 from scheduler.plan import Plan
 from simulator.answers import Actor, Transfer
-from simulator.generation_experiment import study_generations
+from simulator.generation_experiment import experiment_generations, study_generations
 from simulator.generation_fleet import GenerationFleet, ServerKind
 from simulator.generation_report import GenerationServingReport
 from simulator.renting import operate
@@ -19,9 +19,11 @@ from ui.steps import Steps
 
 
 def serve_generations(
-    scenario: Scenario, prepared: Prepared, chosen: Plan, steps: Steps
+    scenario: Scenario, prepared: Prepared, chosen: Plan, steps: Steps, relieve: bool = True
 ) -> GenerationServingReport:
     """Simulate the scenario's traffic on its servers, each of which runs the plan.
+
+    `relieve`: also at both ends of the step times, and with what might relieve the servers.
 
     Raises:
         InfeasibleError: a server has no room for keys and values.
@@ -42,7 +44,10 @@ def serve_generations(
     found = own.model.generation
     with steps("Serving the traffic") as tell:
         tokens = (found.prompt_tokens, found.new_tokens)
-        report = study_generations(fleet, scenario.traffic, tokens, tell)
+        if relieve:
+            report = study_generations(fleet, scenario.traffic, tokens, tell)
+        else:
+            report = experiment_generations(fleet, scenario.traffic, tokens)
     if report.upkeep is None:
         return report
     return replace(report, upkeep=replace(report.upkeep, notes=notes))

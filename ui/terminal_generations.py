@@ -15,12 +15,19 @@ MEASURES = {
     "wait": "wait for the first step",
 }
 
+ALONE = (
+    "Alone: the model's tokens of prompt and answer on an idle server, which runs fused kernels "
+    "from captured graphs. A plan's prediction for one batch launches each operator by itself; "
+    "under traffic requests share steps and have tokens of their own.\n"
+)
+
 
 def show_generations(serving: dict[str, Any], traffic: str) -> None:
     """What requests meet, what the servers do, what it costs, and what would help."""
     show_state(serving, traffic)
     for title, columns, rows in generation_tables(serving):
         table(title, columns, rows)
+    out.print(ALONE)
     show_upkeep(serving["upkeep"])
     show_bill(serving["bill"])
     show_series(serving["series"])
@@ -68,8 +75,7 @@ def _alone(serving: dict[str, Any]) -> Table:
         ]
         for kind in serving["kinds"]
     ]
-    title = "One request alone on a server (fused kernels of captured graphs, the model's tokens)"
-    return title, ["", "time to first token", "time per output token"], rows
+    return "Alone on a server", ["", "time to first token", "time per output token"], rows
 
 
 def _requests(serving: dict[str, Any]) -> Table:
