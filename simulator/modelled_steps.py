@@ -16,11 +16,12 @@ from hardware.cluster import Cluster
 from hardware.errors import InfeasibleError
 from hardware.profile import DeviceProfile
 from hardware.units import format_bytes
+from scheduler.batch_size import scaled_op
 from scheduler.costs import class_seconds, cost_table
 from scheduler.features import OpColumns
 from scheduler.fused import fused
 from scheduler.generation import Generation
-from scheduler.graph import DTYPE_BYTES, Graph, Op, scaled_op
+from scheduler.graph import DTYPE_BYTES, Graph, Op
 from scheduler.kernels import FORMS
 from scheduler.problem import Placement
 from simulator.step_times import Array, StepTimes

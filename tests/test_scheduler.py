@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from hardware.cluster import Cluster
 from hardware.errors import InfeasibleError
+from scheduler.batch_size import with_samples
 from scheduler.bounds import lower_bound
 from scheduler.costs import CostTable, cost_table, op_seconds, rescale
 from scheduler.evaluate import finish_plan
-from scheduler.graph import Graph, Tensor, with_samples
+from scheduler.graph import Graph, Tensor
 from scheduler.plan import cut_stages
 from scheduler.portfolio import algorithms, solve
 from scheduler.single_device import memory_fill

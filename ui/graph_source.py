@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from scheduler.graph import Graph, with_samples
+from scheduler.batch_size import with_samples
+from scheduler.graph import Graph
 from scheduler.graph_file import read_graph
 from scheduler.instances import Instance, is_instance, read_instance
 from ui.scenario import Scenario

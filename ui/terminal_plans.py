@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from hardware.units import format_bytes, format_seconds, format_usd
-from scheduler.instances import NO_LIMIT_BYTES
+from scheduler.instance_contents import NO_LIMIT_BYTES
 from scheduler.micro_batches import bubble
 from scheduler.plan import Plan
 from scheduler.problem import Problem
