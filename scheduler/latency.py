@@ -11,6 +11,7 @@ from scheduler.latency_search import best_start, improve_schedule
 from scheduler.latency_timeline import makespan_of
 from scheduler.problem import Placement, Problem
 from scheduler.series import series_schedule
+from scheduler.stopped import Stopped
 from scheduler.tasks import Tasks, fits, tasks_of, within_memory
 
 SEARCHES = ("latency_search", "latency_exact")
@@ -42,6 +43,9 @@ def latency(
     """Placement, the algorithm that found it, and a lower bound (s) on the makespan.
 
     Without ortools nothing is proven; a warning says so.
+
+    Raises:
+        Stopped: Ctrl-C in the search; it has the best schedule until then.
     """
     bound, found = bound_s, ""
     began_s = time.perf_counter()
@@ -66,7 +70,11 @@ def latency(
             return np.zeros(len(tasks.w), dtype=np.int64), np.arange(len(tasks.w), dtype=float)
         value = makespan_of(tasks, *best)
         if name != "latency_exact" and value > bound * PROVEN:
-            best = improve_schedule(tasks, *best, deadline_s, bound)
+            try:
+                best = improve_schedule(tasks, *best, deadline_s, bound)
+            except Stopped as stop:
+                stop.bound_s = bound
+                raise
             if makespan_of(tasks, *best) < value:
                 found = "latency_search"
         return best[0], np.argsort(best[1]).astype(float)

@@ -38,6 +38,7 @@ class Cooling(NamedTuple):
         num_moves: after which it ends.
         until_s: time of `time.perf_counter` at which it ends at the latest, as cold as planned.
         enough_s: makespan at which it ends.
+        stop: (1,) ends as soon as it is not 0.
     """
 
     hottest_s: float
@@ -45,6 +46,7 @@ class Cooling(NamedTuple):
     num_moves: int
     until_s: float
     enough_s: float
+    stop: Ints
 
 
 @lean
@@ -73,7 +75,7 @@ def _cool(
     for move in range(cooling.num_moves):
         if move % per_look == per_look - 1:
             now_s = clock_s()
-            if now_s >= cooling.until_s or best_s <= cooling.enough_s:
+            if now_s >= cooling.until_s or best_s <= cooling.enough_s or cooling.stop[0]:
                 break
             done = max(move / cooling.num_moves, (now_s - began_s) / (cooling.until_s - began_s))
             temperature = cooling.hottest_s * (cooling.coldest_s / cooling.hottest_s) ** done

@@ -2,7 +2,7 @@
 
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numba
 import numpy as np
@@ -16,6 +16,7 @@ from scheduler.latency_timeline import makespan_of
 from scheduler.longest_paths import tails
 from scheduler.m_etf import m_etf_schedule
 from scheduler.peft import peft_schedule
+from scheduler.stopped import Stopped
 from scheduler.tasks import Tasks, fits
 
 HEATS = (0.4, 0.8, 1.6)
@@ -34,6 +35,8 @@ NUM_SEARCHES = 2
 """Searches side by side, as many as CP-SAT has workers."""
 LEAST_BESIDE_S = 0.002
 """Time from which a second search is worth its thread, which takes some 0.1 ms to start."""
+LEAST_STOPPABLE_S = 0.1
+"""Time from which this thread only waits, so that Ctrl-C reaches it: loops hear nothing."""
 UNLIMITED = 2**40
 """Moves of a cooling that lasts until the deadline."""
 
@@ -73,20 +76,26 @@ def best_start(tasks: Tasks) -> tuple[Ints, Ints] | None:
 
 @numba.njit(cache=True, nogil=True)
 def _improved(
-    tasks: Tasks, device: Ints, order: Ints, deadline_s: float, enough_s: float, seed: int
+    tasks: Tasks,
+    device: Ints,
+    order: Ints,
+    deadline_s: float,
+    enough_s: float,
+    stop: Ints,
+    seed: int,
 ) -> tuple[Ints, Ints, float]:
     """Device and order of the tasks, and the makespan (s), after coolings from the best so far.
 
-    They end at a time of `clock_s` or at a makespan.
+    They end at a time of `clock_s`, at a makespan, or when `stop` (1,) is not 0.
     """
     n = len(order)
     value, tail = makespan_of(tasks, device, order), tails(tasks)
     left, moves, heat = MOVES_PER_TASK * n, LEAST_MOVES_PER_TASK * n, COLDEST
     done, cooled, began_s = 0, 0, clock_s()
     now_s = began_s
-    while left > 0 and enough_s < value < np.inf and now_s < deadline_s:
+    while left > 0 and enough_s < value < np.inf and now_s < deadline_s and not stop[0]:
         hottest = heat * value / n
-        cooling = Cooling(hottest, hottest * COOLING, moves, deadline_s, enough_s)
+        cooling = Cooling(hottest, hottest * COOLING, moves, deadline_s, enough_s, stop)
         stream = NUM_SEARCHES * cooled + seed
         device, order, value = anneal(tasks, device, order, value, tail, cooling, stream)
         now_s = clock_s()
@@ -107,11 +116,26 @@ def improve_schedule(
     deadline (of `time.perf_counter`) lasts until then. Where there is time and a core for it a
     second search runs beside, with other random numbers; the better result counts. The same
     again if the deadline is far; ends early at the bound.
+
+    Raises:
+        Stopped: Ctrl-C; it has the best schedule until then.
     """
-    given = (tasks, device, order, deadline_s, bound_s * (1 + 1e-9))
-    if deadline_s - time.perf_counter() < LEAST_BESIDE_S or (os.cpu_count() or 1) < NUM_SEARCHES:
+    left_s, stop = deadline_s - time.perf_counter(), np.zeros(1, dtype=np.int64)
+    given = (tasks, device, order, deadline_s, bound_s * (1 + 1e-9), stop)
+    several = left_s >= LEAST_BESIDE_S and (os.cpu_count() or 1) >= NUM_SEARCHES
+    num, own = NUM_SEARCHES if several else 1, int(left_s < LEAST_STOPPABLE_S)
+    if num == own:
         return _improved(*given, 0)[:2]
-    with ThreadPoolExecutor(NUM_SEARCHES - 1) as beside:
-        others = [beside.submit(_improved, *given, seed) for seed in range(1, NUM_SEARCHES)]
-        found = [_improved(*given, 0), *(other.result() for other in others)]
-    return min(found, key=lambda schedule: schedule[2])[:2]
+    with ThreadPoolExecutor(num) as threads:
+        beside = [threads.submit(_improved, *given, seed) for seed in range(own, num)]
+        found = [_improved(*given, seed) for seed in range(own)]
+        try:
+            while wait(beside, LEAST_STOPPABLE_S).not_done:
+                pass
+        except KeyboardInterrupt:
+            stop[0] = 1
+        found += [other.result() for other in beside]
+    best = min(found, key=lambda schedule: schedule[2])[:2]
+    if stop[0]:
+        raise Stopped(*best)
+    return best

@@ -18,6 +18,7 @@ import numpy as np
 from scheduler.arrays import Floats, Ints
 from scheduler.latency_timeline import simulate
 from scheduler.problem import Placement, Problem
+from scheduler.stopped import Stopped
 from scheduler.tasks import (
     Schedule,
     Tasks,
@@ -52,6 +53,9 @@ def latency_windows(
 
     `tell` is called with each better makespan (s). What does not fit with its activations is
     dropped, and its excess taken from the devices' limits.
+
+    Raises:
+        Stopped: Ctrl-C; it has the best schedule until then.
     """
     found: list[tuple[Tasks, Ints, Ints]] = []
 
@@ -97,6 +101,9 @@ def improve_windows(
     """Device and order of the tasks after annealing windows from the start to the end, in turns.
 
     Serialised transfers are left as they are.
+
+    Raises:
+        Stopped: Ctrl-C; it has the best schedule until then.
     """
     n = len(order)
     value, best = timed(tasks, device, order)
@@ -109,24 +116,27 @@ def improve_windows(
     since_s = time.perf_counter()
     check_s = since_s - began_s
     at, turn = 0, 0
-    while time.perf_counter() < deadline_s - check_s:
-        first, at = max(at, 0), min(at + int(rng.integers(SMALLEST, LARGEST)), n)
-        heat = HEATS[turn % len(HEATS)] * mean_s
-        moves = min(MOVES_PER_TASK * 2**turn, MOST_MOVES_PER_TASK)
-        if at > first:
-            seed = int(rng.integers(2**31))
-            anneal_window(tasks, now, room, first, at, (heat, moves), seed)
-        if at >= n:
-            at, turn = -int(rng.integers(SMALLEST)), turn + 1
-        elif time.perf_counter() - since_s < WINDOWS_PER_CHECK * check_s:
-            continue
-        found, checked = timed(tasks, now.device, now.order)
-        if found < value:
-            tell(found)
-        if found <= value:
-            value, best = found, checked
-        now = Line._make(part.copy() for part in best)
-        since_s = time.perf_counter()
+    try:
+        while time.perf_counter() < deadline_s - check_s:
+            first, at = max(at, 0), min(at + int(rng.integers(SMALLEST, LARGEST)), n)
+            heat = HEATS[turn % len(HEATS)] * mean_s
+            moves = min(MOVES_PER_TASK * 2**turn, MOST_MOVES_PER_TASK)
+            if at > first:
+                seed = int(rng.integers(2**31))
+                anneal_window(tasks, now, room, first, at, (heat, moves), seed)
+            if at >= n:
+                at, turn = -int(rng.integers(SMALLEST)), turn + 1
+            elif time.perf_counter() - since_s < WINDOWS_PER_CHECK * check_s:
+                continue
+            found, checked = timed(tasks, now.device, now.order)
+            if found < value:
+                tell(found)
+            if found <= value:
+                value, best = found, checked
+            now = Line._make(part.copy() for part in best)
+            since_s = time.perf_counter()
+    except KeyboardInterrupt:
+        raise Stopped(best.device, best.order) from None
     return best.device, best.order
 
 

@@ -20,7 +20,8 @@ from scheduler.replicated import replicated
 from scheduler.smallest import smallest
 from scheduler.solution import Found, Query
 from scheduler.stage_moves import refine
-from scheduler.tasks import within_memory
+from scheduler.stopped import Stopped
+from scheduler.tasks import placement_of, within_memory
 
 Algorithm = Callable[[Problem], Placement]
 
@@ -64,13 +65,23 @@ def _by_latency(query: Query, found: Found) -> Plan:
     deadline_s = found.began_s + query.time_limit_s
     until_s = deadline_s - is_latency * RELAXATION_SHARE * query.time_limit_s
     known_s = found.bound if is_latency else 0.0
-    placed, name, proven_s = latency.latency(problem, until_s, known_s, query.algorithm)
+    try:
+        placed, name, proven_s = latency.latency(problem, until_s, known_s, query.algorithm)
+    except Stopped as stop:
+        placed, name, proven_s = _until_then(problem, stop, found), "latency_search", stop.bound_s
     plan = finish_plan(problem, name, placed, found.began_s, found.bound)
     if is_latency:
         found.prove(proven_s, "modules")
+    if is_latency and not found.stopped:
         relaxed_s = relaxation_bound(problem, plan.value, found.bound, deadline_s)
         found.prove(relaxed_s, "relaxation")
     return plan
+
+
+def _until_then(problem: Problem, stop: Stopped, found: Found) -> Placement:
+    """The placement that a search had when Ctrl-C ended it; nothing else is tried."""
+    found.stopped = True
+    return placement_of(problem, stop.device, np.argsort(stop.order).astype(float))
 
 
 def _by_windows(query: Query, found: Found) -> Plan:
@@ -83,9 +94,13 @@ def _by_windows(query: Query, found: Found) -> Plan:
     until_s = found.began_s + query.time_limit_s - found.finish_s
     if time.perf_counter() + again_s >= until_s:
         return plan
-    placement = latency_windows(
-        problem, schedule, until_s, lambda value: query.tell(value, found.bound)
-    )
+    found.plans.append(plan)
+    try:
+        placement = latency_windows(
+            problem, schedule, until_s, lambda value: query.tell(value, found.bound)
+        )
+    except Stopped as stop:
+        placement = _until_then(problem, stop, found)
     return finish_plan(problem, WINDOWS.name, placement, began_s, found.bound)
 
 

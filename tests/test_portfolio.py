@@ -1,5 +1,9 @@
 import itertools
+import os
+import signal
+import time
 from dataclasses import replace
+from threading import Timer
 
 import numpy as np
 import pytest
@@ -141,3 +145,22 @@ def test_ctrl_c_ends_a_search_with_the_best_plan_so_far(monkeypatch):
 
 def interrupt(problem, device):
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", ["latency_search", "latency_windows"])
+def test_ctrl_c_ends_a_search_for_latency_with_the_best_schedule_so_far(name):
+    """The signal comes while compiled loops run, long before the limit."""
+    rng = np.random.default_rng(3)
+    parents = {f"o{i}": [f"o{j}" for j in range(max(0, i - 9), i - 2)] for i in range(300)}
+    problem = make_problem(
+        make_graph(parents), rng.uniform(1, 9, (300, 3)), make_cluster("abc"), objective="latency"
+    )
+    solve(problem, name, time_limit_s=0.2)  # loops are compiled
+    began_s = time.perf_counter()
+    Timer(1.0, os.kill, [os.getpid(), signal.SIGINT]).start()
+    found = solve(problem, name, time_limit_s=300.0, stoppable=True)
+    assert found.stopped
+    assert time.perf_counter() - began_s < 150
+    assert check_plan(problem, found.best) == []
+    assert found.best.algorithm == name
+    assert found.best.value < min(solve(problem, n).best.value for n in ("heft", "cpop", "peft"))
