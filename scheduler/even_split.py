@@ -19,10 +19,11 @@ BISECTIONS = 40
 
 def crossing(arrays: Arrays, amount: Floats) -> Floats:
     """(num_ops + 1,) sum of the amounts (t,) of the tensors that cross a cut before each place."""
-    first, last = arrays.producer.copy(), arrays.producer.copy()
-    np.minimum.at(first, arrays.edge_tensor, arrays.reader)
-    np.maximum.at(last, arrays.edge_tensor, arrays.reader)
-    n = arrays.num_ops
+    n, readers = arrays.num_ops, arrays.start[:-1]
+    if not arrays.num_tensors:
+        return np.zeros(n + 1)
+    first = np.minimum(arrays.producer, np.minimum.reduceat(arrays.reader, readers))
+    last = np.maximum(arrays.producer, np.maximum.reduceat(arrays.reader, readers))
     change = np.bincount(first + 1, amount, n + 2) - np.bincount(last + 1, amount, n + 2)
     return np.asarray(change.cumsum()[: n + 1])
 
@@ -79,13 +80,16 @@ class _Stages:
             crossing(arrays, arrays.ends_s[:, d]) if arrays.serialised else np.zeros(n + 1)
             for d in range(arrays.num_devices)
         ]
-        self.carried: dict[tuple[int, int], Floats] = {}
+        self.carried: dict[tuple[float, ...], Floats] = {}
 
     def moved(self, p: int, q: int) -> Floats:
         """(num_ops + 1,) seconds of the link from p to q for all that crosses each cut."""
-        if (p, q) not in self.carried:
-            arrays = self.arrays
-            if arrays.medium[p, q] < 0:
+        arrays, joined = self.arrays, self.arrays.medium[p, q] >= 0
+        link: tuple[float, ...] = (joined, arrays.latency_s[p, q], arrays.s_per_byte[p, q])
+        if len(arrays.table_s):
+            link = (p, q)
+        if link not in self.carried:
+            if not joined:
                 crosses = crossing(arrays, np.ones(arrays.num_tensors)) > 0
                 carried = np.where(crosses, np.inf, 0.0)
             elif arrays.serialised:
@@ -94,8 +98,8 @@ class _Stages:
                 all_tensors = np.arange(arrays.num_tensors)
                 carried = crossing(arrays, arrays.transfer_s(all_tensors, p, q))
             carried[0] = carried[-1] = 0.0
-            self.carried[p, q] = carried
-        return self.carried[p, q]
+            self.carried[link] = carried
+        return self.carried[link]
 
     def probe(self, load_s: float) -> Ints | None:
         """A split with no load above `load_s`, as far as a greedy fill finds one."""

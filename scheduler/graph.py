@@ -211,13 +211,18 @@ class Graph:
         return readers
 
     @cached_property
+    def views(self) -> dict[str, str]:
+        """By tensor that is a view, what it is a view of."""
+        ops = (op for op in self.ops if op.kind == "view" and op.inputs)
+        return {tensor.name: op.inputs[0] for op in ops for tensor in op.outputs}
+
+    @cached_property
     def storage(self) -> dict[str, str]:
         """The tensor whose memory each tensor lives in: a view lives in that of its first input."""
         root = {tensor.name: tensor.name for tensor in self.inputs}
         for op in self.ops:
             for tensor in op.outputs:
-                is_view = op.kind == "view" and op.inputs
-                root[tensor.name] = root[op.inputs[0]] if is_view else tensor.name
+                root[tensor.name] = root.get(self.views.get(tensor.name, ""), tensor.name)
         return root
 
     def weights(self, ops: Iterable[str] | None = None) -> dict[str, int]:

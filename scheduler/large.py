@@ -124,13 +124,15 @@ def large_algorithms(
         for device in alone.values()
     }
     found["memory_fill"] = memory_fill
-    found["multilevel"] = multilevel
-    if problem.objective != "latency" and not problem.graph.is_sequential:
+    small, is_latency = problem.costs.seconds.size <= RIVALS_TABLE, problem.objective == "latency"
+    if small or not is_latency:
+        found["multilevel"] = multilevel
+    if not is_latency and not problem.graph.is_sequential:
         found["two_sides"] = two_sides
-    if problem.costs.seconds.size <= RIVALS_TABLE:
+    if small:
         found["contiguous"] = contiguous
-        if problem.objective != "latency":
-            found["heft"] = heft
+    if small and not is_latency:
+        found["heft"] = heft
     if problem.objective == "latency" and not timed:
         found["list_schedules"] = list_schedules
     return found

@@ -177,22 +177,24 @@ def _held_bytes(graph: Graph, parts: list[tuple[str, ...]]) -> float:
 
 def _lives(graph: Graph, ops: list[str]) -> list[tuple[int, int, int]]:
     """Steps of birth and death, and bytes, of all activations of `ops` in order on one device."""
-    mine = set(ops)
+    mine, by_name, consumers = set(ops), graph.by_name, graph.consumers
     births: dict[str, int] = {}
     deaths: dict[str, int] = {}
+    sent: list[str] = []
     for step, name in enumerate(ops):
-        op = graph.by_name[name]
-        for tensor in (*op.inputs, *(out.name for out in op.outputs)):
-            root = local_root(graph, tensor, mine)
+        op = by_name[name]
+        made = [out.name for out in op.outputs]
+        sent += [tensor for tensor in made if not mine.issuperset(consumers.get(tensor, ()))]
+        for tensor in (*op.inputs, *made):
+            root = local_root(graph, tensor, mine) if tensor in graph.views else tensor
             births.setdefault(root, step)
             deaths[root] = step
     for tensor in graph.outputs:
         root = local_root(graph, tensor, mine)
         if root in births:
             deaths[root] = len(ops)
-    for tensor in (out.name for name in ops for out in graph.by_name[name].outputs):
-        if any(reader not in mine for reader in graph.consumers.get(tensor, ())):
-            deaths[local_root(graph, tensor, mine)] = len(ops)
+    for tensor in sent:
+        deaths[local_root(graph, tensor, mine)] = len(ops)
     kept = {local_root(graph, tensor, mine) for tensor in gradients(graph, ops)}
     return [
         (birth, deaths[root], graph.tensors[root].num_bytes)
@@ -213,9 +215,7 @@ def has_own_memory(graph: Graph, tensor: str) -> bool:
 
 def local_root(graph: Graph, tensor: str, mine: set[str]) -> str:
     """The tensor that holds the memory on this device: views are followed only while local."""
-    while (producer := graph.producer.get(tensor)) in mine:
-        op = graph.by_name[producer]
-        if op.kind != "view" or not op.inputs:
-            return tensor
-        tensor = op.inputs[0]
+    views = graph.views
+    while tensor in views and graph.producer[tensor] in mine:
+        tensor = views[tensor]
     return tensor

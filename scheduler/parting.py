@@ -88,6 +88,7 @@ class Parting:
         rank: (num_ops,) place of each operator in the order that stretches were made of.
         loads: (j, k + 2) seconds of each kind, and of the media from side to side.
         second: (j, num_ops) whether an operator is on the second side.
+        prices: (k + 2,) the weights that gave the bound.
     """
 
     bound_s: float
@@ -95,6 +96,7 @@ class Parting:
     rank: Ints
     loads: Floats
     second: Flags
+    prices: Floats
 
 
 def parted(sides: Sides, rank: Ints) -> Parting:
@@ -102,10 +104,11 @@ def parted(sides: Sides, rank: Ints) -> Parting:
     k = sides.seconds.shape[1]
     weights = np.append(np.full(k, 0.9), (0.1, 0.1))
     weights /= sides.alike @ weights
-    best, lines, places = 0.0, list[Floats](), list[np.ndarray]()
+    best, prices, lines, places = 0.0, weights, list[Floats](), list[Flags]()
     for _ in range(min(MOST_CUTS, 1 + MOST_WORK // len(sides.seconds))):
         bound, loads, second = _cheapest(sides, weights)
-        best = max(best, bound)
+        if bound > best:
+            best, prices = bound, weights
         if not np.isfinite(loads).all():
             break
         lines.append(loads)
@@ -114,7 +117,7 @@ def parted(sides: Sides, rank: Ints) -> Parting:
         weights, ceiling = highest(np.array(lines) / scale, sides.alike)
         if ceiling * scale <= best * (1 + CUT_TOLERANCE):
             break
-    return Parting(best, sides, rank, np.array(lines), np.array(places))
+    return Parting(best, sides, rank, np.array(lines), np.array(places), prices)
 
 
 def _cheapest(sides: Sides, weights: Floats) -> tuple[float, Floats, Flags]:

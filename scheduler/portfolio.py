@@ -27,6 +27,7 @@ from scheduler.solution import Found, Query, Solution, Tell, nothing_found
 from scheduler.training_pipeline import training_pipeline
 from scheduler.ways import (
     LATENCY,
+    MOVES,
     PIPELINE,
     REPLICATED,
     THROUGHPUT,
@@ -170,6 +171,8 @@ def _ways_large(query: Query) -> list[Way]:
     ways = [heuristic(name, place) for name, place in known.items()]
     if query.is_timed and problem.objective == "latency":
         ways.append(WINDOWS)
+    elif query.is_timed and not problem.graph.is_sequential:
+        ways.append(MOVES)
     if problem.latency_bound_s is not None:
         ways.append(FASTEST)
     return ways

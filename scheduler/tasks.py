@@ -9,7 +9,7 @@ import numpy as np
 from scheduler.arrays import Floats, Ints, csr
 from scheduler.compiled import lean
 from scheduler.memory import memory_needs, surely_fits
-from scheduler.plan import cut_runs
+from scheduler.plan import Stage, cut_runs
 from scheduler.problem import Placement, Problem
 
 MEMORY_ROUNDS = 6
@@ -206,12 +206,22 @@ def within_memory(problem: Problem, schedule: Schedule) -> Placement:
     return placement
 
 
+def one_stage_each(problem: Problem, placement: Placement) -> tuple[Stage, ...]:
+    """What each device runs, in order; of several micro-batches in stages."""
+    if problem.trains_in_parts:
+        return cut_runs(problem.graph, placement)
+    ops: dict[str, list[str]] = {}
+    for name, device in placement.items():
+        ops.setdefault(device, []).append(name)
+    return tuple(Stage(device, tuple(names), (), ()) for device, names in ops.items())
+
+
 def batch_excess_bytes(problem: Problem, placement: Placement) -> Floats:
     """(num_devices,) bytes by which one batch alone exceeds the devices' limits."""
     excess = np.zeros(len(problem.costs.devices))
     if surely_fits(problem, placement, 1):
         return excess
-    stages = cut_runs(problem.graph, placement)
+    stages = one_stage_each(problem, placement)
     for name, need in memory_needs(problem, placement, stages, 1).items():
         excess[problem.device_index[name]] = max(0.0, need.num_bytes - need.limit_bytes)
     return excess

@@ -14,6 +14,7 @@ from scheduler.evaluate import finish_plan
 from scheduler.large import best_schedule
 from scheduler.latency_windows import compile_windows, latency_windows
 from scheduler.plan import Plan
+from scheduler.priced_moves import compile_moves, priced_moves
 from scheduler.problem import Placement, Problem
 from scheduler.relaxation_bound import relaxation_bound
 from scheduler.replicated import replicated
@@ -156,6 +157,30 @@ def _by_throughput(query: Query, found: Found) -> Plan:
     return finish_plan(problem, name, placed, found.began_s, found.bound)
 
 
+def _by_moves(query: Query, found: Found) -> Plan:
+    """The best plan so far with clusters moved until it is just time to make a plan of it.
+
+    Raises:
+        InfeasibleError: there is none, or its activations no longer fit.
+    """
+    problem, m = query.problem, query.problem.num_micro_batches
+    whole = [plan for plan in found.plans if not any(stage.replicas for stage in plan.stages)]
+    if not whole:
+        raise InfeasibleError("no plan to start from")
+    start = min(whole, key=lambda plan: plan.value)
+    unit = usd_per_1k(problem, m) if problem.objective == "cost" else float(m)
+    index = problem.device_index
+    device = np.array([index[start.placement[op.name]] for op in problem.graph.ops])
+    until_s = found.began_s + query.time_limit_s - 1.5 * found.finish_s
+    moved, found.stopped = priced_moves(
+        problem, device, found.bound / unit if unit else 0.0, until_s,
+        lambda load_s: query.tell(load_s * unit, found.bound),
+    )  # fmt: skip
+    devices = problem.costs.devices
+    placed = {op.name: devices[d] for op, d in zip(problem.graph.ops, moved, strict=True)}
+    return finish_plan(problem, MOVES.name, placed, found.began_s, found.bound)
+
+
 def _by_replicas(query: Query, _: Found) -> Plan:
     began_s = time.perf_counter()
     placed, replicas = replicated(query.problem)
@@ -175,6 +200,8 @@ WINDOWS = Way(
     "latency_windows", _by_windows, lambda query: compile_windows(smallest(query.problem))
 )
 """The search for latency that improves list schedules, on large graphs, too."""
+MOVES = Way("priced_moves", _by_moves, lambda query: compile_moves(smallest(query.problem)))
+"""The search for throughput and cost on large graphs."""
 PIPELINE = Way("training_pipeline", _by_stage_moves)
 """The search that moves the stages of the heuristic of the same name."""
 REPLICATED = Way("replicated", _by_replicas)
