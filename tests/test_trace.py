@@ -81,6 +81,11 @@ def test_memory_survives_the_report_file_and_is_drawn(replayed):
     assert parse(plain, MemoryUse, "report") == report.memory["a"]
     drawn = memory_chart(report.memory).to_dict()
     assert {layer["mark"]["type"] for layer in drawn["layer"]} == {"line", "rule"}
+    use = report.memory["a"]
+    far, near = (replace(use, limit_bytes=n * use.peak.num_bytes) for n in (1000, 2))
+    drawn = memory_chart({"a": far, "b": near}).to_dict()
+    limits = drawn["datasets"][drawn["layer"][1]["data"]["name"]]
+    assert [limit["device"] for limit in limits] == ["b"]
 
 
 def test_out_of_memory_is_worded_with_moment_tensors_and_limit():

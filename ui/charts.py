@@ -21,6 +21,8 @@ COLUMNS = 44
 """Operators in one row of the graph before it goes on in the next."""
 
 MAX_SPANS = 4000
+NEAR = 4.0
+"""A limit is drawn where it is at most so many times what is held."""
 
 
 Chart = Any
@@ -56,12 +58,18 @@ def graph_chart(graph: Graph, placement: Mapping[str, str]) -> Chart:
         alt.Chart(_data(nodes))
         .mark_circle(size=110, opacity=1)
         .encode(
-            across, down, color=alt.Color("device:N", title="device"),
+            across, down, color=alt.Color("device:N", title="device", legend=_legend(placement)),
             tooltip=["operator:N", "kind:N", "module:N", "device:N", "work:N"],
         )
     )  # fmt: skip
     height = 40 + 22 * (max(node["y"] for node in nodes) + 1)  # type: ignore[operator, type-var]
     return (lines + points).properties(width=WIDTH, height=height, title="Graph by device")
+
+
+def _legend(placement: Mapping[str, str]) -> Any:
+    """Below the chart, names of many replicas one below the other."""
+    is_long = max(map(len, placement.values())) > 20
+    return alt.Legend(orient="bottom", labelLimit=WIDTH, columns=1 if is_long else 8)
 
 
 def _positions(graph: Graph) -> dict[str, tuple[int, int]]:
@@ -98,6 +106,7 @@ def timeline_chart(sides: Mapping[str, Sequence[Span]], title: str) -> Chart:
         for span in list(spans)[:MAX_SPANS]
     ]  # fmt: skip
     resources = len({row["resource"] for row in rows})
+    numbers = sorted({span.micro_batch for spans in sides.values() for span in spans})
     return (
         alt.Chart(_data(rows))
         .mark_bar(stroke="white", strokeWidth=0.3)
@@ -106,6 +115,7 @@ def timeline_chart(sides: Mapping[str, Sequence[Span]], title: str) -> Chart:
             y=alt.Y("resource:N", title=None),
             color=alt.Color(
                 "micro-batch:N",
+                sort=[str(number) for number in numbers],
                 scale=alt.Scale(scheme="tableau10"),
                 legend=alt.Legend(orient="bottom"),
             ),
@@ -117,7 +127,7 @@ def timeline_chart(sides: Mapping[str, Sequence[Span]], title: str) -> Chart:
 
 
 def memory_chart(memory: Mapping[str, MemoryUse]) -> Chart:
-    """Memory of every device over the time of a replay, below its limit (dashed)."""
+    """Memory of every device over the time of a replay; limits (dashed) near enough to be seen."""
     rows = [
         {
             "device": device, "milliseconds": time_s * 1e3,
@@ -126,9 +136,14 @@ def memory_chart(memory: Mapping[str, MemoryUse]) -> Chart:
         for device, use in memory.items()
         for time_s, num_bytes in zip(use.times_s, use.activation_bytes, strict=True)
     ]  # fmt: skip
-    limits = [{"device": d, "GiB": use.limit_bytes / 2**30} for d, use in memory.items()]
+    most_bytes = NEAR * max((use.peak.num_bytes for use in memory.values()), default=0.0)
+    limits = [
+        {"device": device, "GiB": use.limit_bytes / 2**30}
+        for device, use in memory.items()
+        if use.limit_bytes <= most_bytes
+    ]
     color = alt.Color("device:N", title="device")
-    y = alt.Y("GiB:Q", title="GiB held (dashed: limit)")
+    y = alt.Y("GiB:Q", title="GiB held" + (" (dashed: limit)" if limits else ""))
     lines = (
         alt.Chart(_data(rows))
         .mark_line(interpolate="step-after")

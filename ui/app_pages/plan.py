@@ -3,10 +3,15 @@
 import streamlit as st
 
 from hardware.units import format_bytes, format_seconds, format_usd
+from scheduler.micro_batches import bubble
 from ui import charts, files, forms, pipeline, prepare, rented
 from ui.explained import explanation_lines, short_tables
 from ui.replication import device_words, replication_lines, seats
 from ui.terminal_plans import objective_value
+
+# Streamlit would show a docstring of a constant on the page.
+DRAWN = 12  # batches of a plan with replicas
+MEMORY_HEIGHT = 320  # pixels, with title and axes
 
 st.title("Plan")
 st.caption("How should the model be split across this hardware, and how fast will that be?")
@@ -14,7 +19,11 @@ st.caption("How should the model be split across this hardware, and how fast wil
 with st.form("plan"):
     model = forms.ask_model()
     hardware = forms.ask_hardware()
-    objective = st.selectbox("Objective", ["throughput", "latency", "cost"], key="objective")
+    columns = st.columns(2)
+    objective = columns[0].selectbox(
+        "Objective", ["throughput", "latency", "cost"], key="objective"
+    )
+    model["mode"] = columns[1].selectbox("Mode", ["inference", "training"], key="mode")
     asked = st.form_submit_button("Plan", type="primary")
 
 
@@ -29,7 +38,11 @@ def answer() -> None:
     low, high = predicted.latency_band_s
     slow, fast = predicted.throughput_band_per_s
     tiles = st.columns(4)
-    tiles[0].metric("Latency of a batch", format_seconds(predicted.latency_s.p50))
+    trains = prepared.graph.mode == "training"
+    tiles[0].metric(
+        "Time of a step" if trains else "Latency of a batch",
+        format_seconds(predicted.latency_s.p50),
+    )
     tiles[0].caption(f"90 %: {format_seconds(low)} to {format_seconds(high)}")
     tiles[1].metric("Throughput", f"{predicted.throughput_per_s:.4g}/s")
     tiles[1].caption(f"90 %: {slow:.4g} to {fast:.4g}")
@@ -39,9 +52,19 @@ def answer() -> None:
     tiles[3].caption(cost.provenance if cost else rented.rent(scenario)[1])
     for words in replication_lines(prepared.problem, best):
         st.caption(words)
+    if trains:
+        m = best.num_micro_batches
+        st.caption(
+            f"{m} micro-batch{'es' * (m > 1)} of {prepared.graph.samples} samples; the "
+            f"devices are idle {bubble(prepared.problem, best):.0%} of a step, on average"
+        )
     st.altair_chart(charts.graph_chart(prepared.graph, seats(best)))
     st.altair_chart(charts.timeline_chart({"predicted": predicted.spans}, "One batch alone"))
-    st.altair_chart(charts.memory_chart(predicted.memory))
+    if not trains and any(stage.replicas for stage in best.stages):
+        first = [span for span in predicted.pipeline_spans if span.micro_batch < DRAWN]
+        title = f"The first {DRAWN} batches of many, replicas in turn"
+        st.altair_chart(charts.timeline_chart({"predicted": first}, title))
+    st.altair_chart(charts.memory_chart(predicted.memory), height=MEMORY_HEIGHT)
     left, right = st.columns(2)
     left.subheader("Algorithms side by side")
     left.dataframe(
