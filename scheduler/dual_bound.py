@@ -24,14 +24,16 @@ Answer = Callable[[Floats, Floats], tuple[Floats, Floats]]
 the cheapest placement. Its cost must be a bound on (times @ weights + bytes @ prices) of all."""
 
 
-def dual_bound(answer: Answer, alike: Ints, room: Floats) -> tuple[float, Floats, Floats]:
+def dual_bound(
+    answer: Answer, alike: Ints, room: Floats, start: tuple[Floats, Floats, float] | None = None
+) -> tuple[float, Floats, Floats]:
     """Max over weights y >= 0, alike @ y = 1, and prices l >= 0 of y @ times + l @ (bytes - room).
 
     With the y and l that gave it. `room` (k,): bytes of all devices of a kind together, infinite
-    where they cannot run out.
+    where they cannot run out. `start`: y and l to try first, and what no bound is above.
     """
     short = np.isfinite(room)
-    y, price = np.full(len(alike), 1 / alike.sum()), np.zeros(len(room))
+    y, price, most = start or (np.full(len(alike), 1 / alike.sum()), np.zeros(len(room)), np.inf)
     best, at, cuts, scale = 0.0, (y, price.copy()), list[Floats](), 0.0
     for _ in range(MOST_CUTS):
         times, held = answer(y, price)
@@ -41,6 +43,8 @@ def dual_bound(answer: Answer, alike: Ints, room: Floats) -> tuple[float, Floats
         bound = float(paid - free - ROUNDING * (paid + free))
         if bound > best:
             best, at = bound, (y, price.copy())
+        if best * (1 + CUT_TOLERANCE) >= most:
+            break
         scale = scale or best or 1.0
         cuts.append(np.concatenate([times / scale, held[short] / room[short] - 1]))
         point, ceiling = highest(np.array(cuts), alike)

@@ -14,9 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scheduler.arrays import Arrays, Floats
+from scheduler.arrays import Arrays, Floats, Ints
 from scheduler.dual_bound import ROUNDING, dual_bound
 from scheduler.problem import Problem
+
+SMALL = 2_000
+"""Classes x kinds of devices up to which the programme is solved at once: some milliseconds."""
 
 
 class Classes(NamedTuple):
@@ -84,8 +87,41 @@ def cut_bound(classes: Classes) -> tuple[float, Floats, Floats]:
         times, held = np.bincount(at, finite[rows, at], k), np.bincount(at, classes.held_bytes, k)
         return times.astype(np.float64), held.astype(np.float64)
 
-    bound, y, price = dual_bound(cheapest, alike, alike * classes.limit_bytes[one])
+    room = alike * classes.limit_bytes[one]
+    start = _solved(np.where(possible, finite, np.inf), classes.held_bytes, alike, room)
+    bound, y, price = dual_bound(cheapest, alike, room, start)
     kind_of = np.empty(classes.seconds.shape[1], dtype=np.int64)
     for number, kind in enumerate(kinds):
         kind_of[kind] = number
     return bound, y[kind_of], price[kind_of]
+
+
+def _solved(
+    seconds: Floats, held_bytes: Floats, alike: Ints, room: Floats
+) -> tuple[Floats, Floats, float] | None:
+    """The weights and prices of the programme's solution and its value; None for large ones."""
+    from scipy.optimize import linprog
+
+    u, k = seconds.shape
+    if u * k > SMALL or not np.isfinite(seconds).any():
+        return None
+    short = np.flatnonzero(np.isfinite(room))
+    kind = np.tile(np.arange(k), u)
+    able, scale = np.isfinite(seconds).ravel(), float(seconds[np.isfinite(seconds)].max()) or 1.0
+    load = np.where(able, seconds.ravel(), 0.0) / scale * (kind == np.arange(k)[:, None])
+    held = np.repeat(held_bytes, k) * (kind == short[:, None]) / room[short, None]
+    solved = linprog(
+        np.append(np.zeros(u * k), 1.0),
+        A_ub=np.block([[load, -alike[:, None]], [held, np.zeros((len(short), 1))]]),
+        b_ub=np.append(np.zeros(k), np.ones(len(short))),
+        A_eq=np.column_stack([np.repeat(np.eye(u), k, axis=1), np.zeros(u)]),
+        b_eq=np.ones(u),
+        bounds=np.column_stack([np.zeros(u * k + 1), np.append(able, np.inf)]),
+        method="highs",
+    )
+    if not solved.success or not solved.fun > 0:
+        return None
+    dual, price = np.maximum(-solved.ineqlin.marginals, 0.0), np.zeros(k)
+    y = dual[:k] / (alike @ dual[:k])
+    price[short] = dual[k:] * scale / room[short]
+    return y, price, float(solved.fun) * scale
