@@ -2,7 +2,7 @@
 
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor, wait
+from threading import Thread
 
 import numba
 import numpy as np
@@ -35,6 +35,8 @@ NUM_SEARCHES = 2
 """Searches side by side, as many as CP-SAT has workers."""
 LEAST_BESIDE_S = 0.002
 """Time from which a second search is worth its thread, which takes some 0.1 ms to start."""
+THREAD_ENDS_S = 0.0003
+"""Time before the deadline at which a search in a thread ends, so that nobody waits for it."""
 LEAST_STOPPABLE_S = 0.1
 """Time from which this thread only waits, so that Ctrl-C reaches it: loops hear nothing."""
 UNLIMITED = 2**40
@@ -86,7 +88,7 @@ def _improved(
 ) -> tuple[Ints, Ints, float]:
     """Device and order of the tasks, and the makespan (s), after coolings from the best so far.
 
-    They end at a time of `clock_s`, at a makespan, or when `stop` (1,) is not 0.
+    They end at a time of `clock_s`, at a makespan (then `stop` (1,) is set), or where it is set.
     """
     n = len(order)
     value, tail = makespan_of(tasks, device, order), tails(tasks)
@@ -104,6 +106,8 @@ def _improved(
         cooled += 1
         if done * (deadline_s - now_s) < 3 * moves * (now_s - began_s):
             moves = UNLIMITED
+    if value <= enough_s:
+        stop[0] = 1
     return device, order, value
 
 
@@ -121,21 +125,29 @@ def improve_schedule(
         Stopped: Ctrl-C; it has the best schedule until then.
     """
     left_s, stop = deadline_s - time.perf_counter(), np.zeros(1, dtype=np.int64)
-    given = (tasks, device, order, deadline_s, bound_s * (1 + 1e-9), stop)
     several = left_s >= LEAST_BESIDE_S and (os.cpu_count() or 1) >= NUM_SEARCHES
     num, own = NUM_SEARCHES if several else 1, int(left_s < LEAST_STOPPABLE_S)
-    if num == own:
-        return _improved(*given, 0)[:2]
-    with ThreadPoolExecutor(num) as threads:
-        beside = [threads.submit(_improved, *given, seed) for seed in range(own, num)]
-        found = [_improved(*given, seed) for seed in range(own)]
-        try:
-            while wait(beside, LEAST_STOPPABLE_S).not_done:
-                pass
-        except KeyboardInterrupt:
-            stop[0] = 1
-        found += [other.result() for other in beside]
-    best = min(found, key=lambda schedule: schedule[2])[:2]
-    if stop[0]:
+    enough_s, is_interrupted = bound_s * (1 + 1e-9), False
+    found = {}
+
+    def search(seed: int, until_s: float) -> None:
+        found[seed] = _improved(tasks, device, order, until_s, enough_s, stop, seed)
+
+    until_s = deadline_s - THREAD_ENDS_S
+    beside = [Thread(target=search, args=(seed, until_s)) for seed in range(own, num)]
+    for thread in beside:
+        thread.start()
+    if own:
+        search(0, deadline_s)
+    try:
+        for thread in beside:
+            while thread.is_alive():
+                thread.join(LEAST_STOPPABLE_S)
+    except KeyboardInterrupt:
+        is_interrupted, stop[0] = True, 1
+        for thread in beside:
+            thread.join()
+    best = min((found[seed] for seed in range(num)), key=lambda schedule: schedule[2])[:2]
+    if is_interrupted:
         raise Stopped(*best)
     return best
