@@ -94,7 +94,8 @@ class Arrays:
         """Seconds that tensors take between devices; 0 on one device, infinite without a link."""
         if len(self.table_s):
             return np.asarray(self.table_s[tensor, src, dst])
-        moved = self.latency_s[src, dst] + self.num_bytes[tensor] * self.s_per_byte[src, dst]
+        s_per_byte = np.where(self.medium[src, dst] < 0, 0.0, self.s_per_byte[src, dst])
+        moved = self.latency_s[src, dst] + self.num_bytes[tensor] * s_per_byte
         return np.where(np.equal(src, dst), 0.0, moved)
 
     def crossings(self, device: Ints) -> tuple[Ints, Ints, Ints]:

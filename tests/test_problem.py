@@ -153,3 +153,10 @@ def test_check_plan_names_what_is_broken():
     assert any("before tensor" in text for text in check_plan(problem, plan, late))
     twice = [replace(s, start_s=0.0) for s in spans]
     assert any("at once" in text for text in check_plan(problem, plan, twice))
+
+
+def test_a_tensor_of_no_bytes_needs_a_link_too():
+    cluster = Cluster("no links", make_cluster().devices)
+    arrays = make_problem(make_chain(2, out_bytes=0), np.ones((2, 2)), cluster).arrays
+    with np.errstate(invalid="raise"):
+        assert arrays.transfer_s(0, 0, 1) == np.inf
