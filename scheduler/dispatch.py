@@ -93,10 +93,14 @@ def in_pipeline(problem: Problem, work: StageWork) -> int:
     return min(m, int(_to_go(work).max())) if problem.pipeline == "1f1b" else m
 
 
-@numba.njit(cache=True)
 def _to_go(work: StageWork) -> Ints:
     """(d,) most devices on the way from a device's first forward stage to the end, it included."""
-    size = np.bincount(work.team)[work.team]
+    to_go: Ints = _way_to_go(work, np.bincount(work.team)[work.team])
+    return to_go
+
+
+@numba.njit(cache=True)
+def _way_to_go(work: StageWork, size: Ints) -> Ints:
     to_go = size[work.device]
     most = size.copy()
     for i in range(len(work.seconds) - 1, -1, -1):
@@ -114,21 +118,24 @@ def _to_go(work: StageWork) -> Ints:
     return most
 
 
-@numba.njit(cache=True)
 def expected(work: StageWork, m: int) -> Ints:
     """(m, s) transfers that every stage waits for; a stage that runs once waits for all."""
-    s = len(work.seconds) // work.turns
-    missing = np.zeros((m, s), np.int64)
-    for i in range(len(work.seconds)):
-        if work.left_out[i]:
-            continue
-        for t in range(work.send_start[i], work.send_start[i + 1]):
-            j = work.reader[t]
-            if work.once[j]:
-                missing[runs_at(work, j, m, 0), j % s] += 1 if work.once[i] else m // work.turns
-            else:
-                missing[i // s :: work.turns, j % s] += 1
+    turns, s = work.turns, len(work.seconds) // work.turns
+    counts = ~work.left_out[_senders(work)]
+    src, dst = _senders(work)[counts], work.reader[counts]
+    often = ~work.once[dst]
+    place = src[often] // s * s + dst[often] % s
+    each = np.bincount(place, minlength=turns * s).reshape(turns, s)
+    missing: Ints = each[np.arange(m) % turns]
+    src, dst = src[~often], dst[~often]
+    times = np.where(work.once[src], 1, m // turns)
+    np.add.at(missing, (m - turns + dst // s, dst % s), times)
     return missing
+
+
+def _senders(work: StageWork) -> Ints:
+    """(t,) stage that sends each transfer."""
+    return np.repeat(np.arange(len(work.seconds)), np.diff(work.send_start))
 
 
 @numba.njit(cache=True)
@@ -137,39 +144,26 @@ def runs_at(work: StageWork, i: int, m: int, k: int) -> int:
     return m - work.turns + i // (len(work.seconds) // work.turns) if work.once[i] else k
 
 
-@numba.njit(cache=True)
 def awaited(work: StageWork, m: int) -> Ints:
     """(d,) by team: stages to end, and gradients to come to replicas, before optimizers start."""
-    left = np.zeros(len(work.team), np.int64)
-    for i in range(len(work.seconds)):
-        if work.once[i]:
-            continue
-        left[work.team[work.device[i]]] += m // work.turns
-        for t in range(work.send_start[i], work.send_start[i + 1]):
-            if work.gathered[t]:
-                left[work.team[work.device[work.reader[t]]]] += m // work.turns
+    summed = work.gathered & ~work.once[_senders(work)]
+    at = np.concatenate([work.device[~work.once], work.device[work.reader[summed]]])
+    left: Ints = np.bincount(work.team[at], minlength=len(work.team)) * (m // work.turns)
     return left
 
 
-@numba.njit(cache=True)
 def _new_progress(work: StageWork, m: int) -> _Progress:
-    d = len(work.team)
-    forward_left, unfinished = np.zeros(d, np.int64), np.zeros(m, np.int64)
-    for i in range(len(work.seconds)):
-        if not work.once[i]:
-            unfinished[i // (len(work.seconds) // work.turns) :: work.turns] += 1
-            forward_left[work.device[i]] += m // work.turns if work.phase[i] == FORWARD else 0
-    head = np.full((d, m), -1)
-    for k in range(m):
-        for p in range(d):
-            i = work.first[k % work.turns, p]
-            if i >= 0 and runs_at(work, i, m, k) == k:
-                head[p, k] = i
+    d, turns, s = len(work.team), work.turns, len(work.seconds) // work.turns
+    forward = work.device[~work.once & (work.phase == FORWARD)]
+    first, k = work.first[np.arange(m) % turns].T, np.arange(m)
+    begins = ~work.once[first] | (m - turns + first // s == k)
     left = awaited(work, m)
     return _Progress(
-        expected(work, m), head, np.zeros((d, m), np.bool_), np.zeros(d, np.int64),
-        forward_left, np.zeros(d, np.int64), np.zeros(d, np.bool_),
-        left, left == 0, np.ones(d, np.bool_), unfinished,
+        expected(work, m), np.ascontiguousarray(np.where((first >= 0) & begins, first, -1)),
+        np.zeros((d, m), np.bool_), np.zeros(d, np.int64),
+        np.bincount(forward, minlength=d) * (m // turns), np.zeros(d, np.int64),
+        np.zeros(d, np.bool_), left, left == 0, np.ones(d, np.bool_),
+        np.resize((~work.once).reshape(turns, s).sum(axis=1), m),
     )  # fmt: skip
 
 
@@ -213,7 +207,6 @@ def _end_stage(work: StageWork, q: _Progress, k: int, i: int) -> None:
         q.waiting[p] -= 1
 
 
-@numba.njit(cache=True)
 def dispatch(
     work: StageWork, rule: int, most: Ints, in_flight: int, times: Times
 ) -> tuple[Ints, Ints]:
@@ -223,9 +216,17 @@ def dispatch(
     medium carries transfers one at a time, first come first served. Micro-batch k enters when
     k - in_flight has left. O((stages + transfers) (log + in_flight)).
     """
+    progress = _new_progress(work, len(times.start_s))
+    order: tuple[Ints, Ints] = _run(work, rule, most, in_flight, times, progress)
+    return order
+
+
+@numba.njit(cache=True)
+def _run(
+    work: StageWork, rule: int, most: Ints, in_flight: int, times: Times, q: _Progress
+) -> tuple[Ints, Ints]:
     m, s = times.start_s.shape
     num_transfers = times.left_s.shape[1]
-    q = _new_progress(work, m)
     free_s = np.zeros(work.medium.max() + 1 if num_transfers else 0)
     started = np.empty(m * s, np.int64)
     sent = np.empty(m * num_transfers, np.int64)

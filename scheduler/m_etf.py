@@ -18,13 +18,13 @@ WINDOW = 128
 
 
 @numba.njit(cache=True)
-def earliest_task(tasks: Tasks, favourite: Ints, window: int) -> tuple[Ints, Floats]:
+def earliest_task(tasks: Tasks, favourite: Ints) -> tuple[Ints, Floats]:
     """Again and again, start the (ready task, device) that can start first; ties: in order.
 
     The same task on several devices: where it ends first. `favourite` (n,): child of each task, or
     -1, for which its device is kept during the longest transfer between the two, but for urgent
     tasks, which might start on any device then. A device without memory for the task's unit is
-    passed over; what fits nowhere goes where most is free. O(tasks x window x devices).
+    passed over; what fits nowhere goes where most is free. O(tasks x WINDOW x devices).
     """
     n, d = tasks.w.shape
     free = np.zeros(d)
@@ -42,7 +42,7 @@ def earliest_task(tasks: Tasks, favourite: Ints, window: int) -> tuple[Ints, Flo
             num += 1
     for _ in range(n):
         best, best_end, first, slot, at = np.inf, np.inf, n, -1, -1
-        for k in range(head, min(num, head + window)):
+        for k in range(head, min(num, head + WINDOW)):
             i = ready[k]
             u = tasks.unit[i]
             urgent = 0.0
@@ -106,7 +106,7 @@ def earliest_task(tasks: Tasks, favourite: Ints, window: int) -> tuple[Ints, Flo
 @numba.njit(cache=True)
 def m_etf_schedule(tasks: Tasks) -> tuple[Ints, Floats]:
     """Device and start (s) of each task by m-ETF."""
-    return earliest_task(tasks, np.full(len(tasks.w), -1), WINDOW)
+    return earliest_task(tasks, np.full(len(tasks.w), -1))
 
 
 def m_etf(problem: Problem) -> Placement:

@@ -10,7 +10,7 @@ import numpy as np
 
 from hardware.errors import InfeasibleError
 from scheduler.arrays import Floats, Ints
-from scheduler.m_etf import WINDOW, earliest_task
+from scheduler.m_etf import earliest_task
 from scheduler.problem import Placement, Problem
 from scheduler.tasks import Tasks, mean_moves, mean_seconds, tasks_of, within_memory
 
@@ -81,11 +81,11 @@ def _delays(k: Floats, c: Floats, src: Ints, dst: Ints) -> Floats:
 
 def m_sct_schedule(tasks: Tasks) -> tuple[Ints, Floats]:
     """Device and start (s) of each task by m-SCT."""
-    schedule: tuple[Ints, Floats] = earliest_task(tasks, favourites(tasks), WINDOW)
+    schedule: tuple[Ints, Floats] = earliest_task(tasks, favourites(tasks))
     return schedule
 
 
 def m_sct(problem: Problem) -> Placement:
     """Place by m-SCT."""
     favourite = favourites(tasks_of(problem))
-    return within_memory(problem, lambda tasks: earliest_task(tasks, favourite, WINDOW))
+    return within_memory(problem, lambda tasks: earliest_task(tasks, favourite))

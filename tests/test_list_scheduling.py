@@ -21,7 +21,7 @@ from scheduler.latency_in_order import keep, media_are_private, room_for, run_in
 from scheduler.latency_search import _best_list, _improved
 from scheduler.latency_timeline import makespan_of, simulate
 from scheduler.longest_paths import heads, tails
-from scheduler.m_etf import WINDOW, earliest_task, m_etf_schedule
+from scheduler.m_etf import earliest_task, m_etf_schedule
 from scheduler.m_sct import favourites, m_sct_schedule
 from scheduler.modules import cuts, forced_load
 from scheduler.peft import optimistic_costs, peft_schedule
@@ -143,7 +143,7 @@ def test_baechi_pays_for_memory_with_time(schedule):
 def test_schedules_of_baechi_s_own_tests(seconds, num_bytes, c, favourite, device, start):
     """Two devices of 10 units (m_etf_v1_test.py and m_sct_v1_test.py of BaechiPyTorch)."""
     tasks = with_memory(literal([[s, s] for s in seconds], c), num_bytes, 10)
-    found = earliest_task(tasks, np.array(favourite), WINDOW)
+    found = earliest_task(tasks, np.array(favourite))
     assert [part.tolist() for part in found] == [device, start]
 
 
