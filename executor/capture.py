@@ -132,7 +132,8 @@ def _result_nodes(node: fx.Node) -> list[fx.Node]:
 
 
 def _module(node: fx.Node) -> str:
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    meta = node.meta
+    stack = list((meta.get("nn_module_stack") or meta.get("fwd_nn_module_stack") or {}).values())
     return str(stack[-1][0]) if stack else ""
 
 

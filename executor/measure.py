@@ -3,14 +3,14 @@
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from executor.stages import Job, Runner, TimedInterpreter
+from executor.stages import Job, Runner, Tensors
 from executor.wire import Channel, open_channel
 from executor.worker import Context
 from scheduler.plan import Stage, Transfer
@@ -119,43 +119,54 @@ def measure_link(context: Context, src: str, dst: str, folder: Path) -> list[flo
     return [small_s, *(total - small_s for total in round_trip[1:])]
 
 
-def measure_pass(context: Context, folder: Path) -> float:
+def measure_pass(context: Context, folder: Path, num_stages: int) -> float:
     """Median seconds of one pass of a whole model: one uncounted, then at least two."""
-    runner = Runner(context, Job(folder, ((Stage(context.device.name, ()),),), {}, 1))
-    arguments = [runner.inputs[0][name] for name in runner.stages[0].inputs]
-    module = runner.modules[0]
-    module(*arguments)
+    runner = _whole(context, folder, num_stages)
+    _run_all(runner)
     times: list[float] = []
     while len(times) < 2 or (sum(times) < 1.0 and len(times) < 20):
         start_s = context.clock()
-        module(*arguments)
+        _run_all(runner)
         times.append(context.clock() - start_s)
     return statistics.median(times)
 
 
-def measure_ops(context: Context, folder: Path, budget_s: float) -> tuple[dict[str, float], float]:
+def measure_ops(
+    context: Context, folder: Path, num_stages: int, budget_s: float
+) -> tuple[dict[str, float], float]:
     """Median seconds of every operator of a whole model, measured in place, node by node.
 
     Returns them, and the median seconds of the whole model without timers. Two untimed passes
     come first; then timed and untimed passes in turn until `budget_s` is spent (at least two).
     """
-    whole = Stage(context.device.name, ())
-    runner = Runner(context, Job(folder, ((whole,),), {}, 1))
-    module = runner.modules[0]
-    arguments = [runner.inputs[0][name] for name in runner.stages[0].inputs]
+    runner = _whole(context, folder, num_stages)
     times: dict[str, list[float]] = defaultdict(list)
     passes: list[float] = []
     for _ in range(2):
-        module(*arguments)
+        _run_all(runner)
     begin_s = context.clock()
     while len(passes) < 2 or (context.clock() - begin_s < budget_s and len(passes) < 50):
         start_s = context.clock()
-        module(*arguments)
+        _run_all(runner)
         passes.append(context.clock() - start_s)
-        interpreter = TimedInterpreter(module, context.clock)
-        interpreter.run(*arguments)
-        for name, op_start_s, op_end_s in interpreter.times:
-            times[name].append(op_end_s - op_start_s)
+        runner.spans, runner.job = [], replace(runner.job, traced=True)
+        _run_all(runner)
+        runner.job = replace(runner.job, traced=False)
+        for span in runner.spans:
+            if span.kind == "op":
+                times[span.name].append(span.duration_s)
         context.tell(min(1.0, (context.clock() - begin_s) / budget_s))
     medians = {name: statistics.median(values) for name, values in times.items()}
     return medians, statistics.median(passes)
+
+
+def _whole(context: Context, folder: Path, num_stages: int) -> Runner:
+    """The stages of an unsplit model, loaded."""
+    return Runner(context, Job(folder, ((Stage(context.device.name, ()),) * num_stages,), {}, 1))
+
+
+def _run_all(runner: Runner) -> None:
+    """Run the stages one after the other on the first inputs."""
+    tensors: Tensors = {}
+    for i in runner.stages:
+        runner.run(0, i, tensors)

@@ -1,7 +1,7 @@
 """A captured program: ATen calls on named tensors, however they were captured."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, fx
@@ -23,6 +23,7 @@ class Program:
             them.
         captured_by: the way that caught it.
         notes: what a reader should know of how it was caught: ways that failed, graph breaks.
+        gradients: of a training step, the tensor that a parameter's update reads, by parameter.
     """
 
     graph_module: fx.GraphModule
@@ -32,6 +33,7 @@ class Program:
     returned: tuple[str, ...]
     captured_by: str
     notes: tuple[str, ...] = ()
+    gradients: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def graph(self) -> fx.Graph:
@@ -52,6 +54,11 @@ class Program:
         """Names of the tensors that operators return to the caller, in order, each once."""
         made = {node.name for node in self.graph.nodes if node.op == "call_function"}
         return [name for name in dict.fromkeys(self.returned) if name in made]
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The tensors by which runs are compared: outputs, and in training sums of gradients."""
+        return tuple(dict.fromkeys((*self.outputs, *self.gradients.values())))
 
 
 def holds_tensor(node: fx.Node) -> bool:

@@ -1,14 +1,13 @@
 """Running a plan on this machine, and what its spans say."""
 
-import math
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from executor.agreement import TOLERANCE, difference_of, step_difference
 from executor.loaded import LoadedModel
 from executor.split import cut
 from executor.stages import Job, Tensors, load_job, load_kept, run_job, save_stages
@@ -19,9 +18,6 @@ from scheduler.replicas import copies, cycle
 from scheduler.report import Report, quantiles
 from scheduler.timeline import Span, device_order, loads, steady_window
 
-TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}
-"""Largest difference from the unsplit output, relative to its largest magnitude, by dtype."""
-
 LATENCY_RUNS = 5
 WINDOWS = 3
 """Stretches of the steady flow whose rates are compared; each lasts `SECONDS_PER_WINDOW`."""
@@ -31,11 +27,17 @@ MOST_PER_WINDOW = 2000
 
 @dataclass(frozen=True)
 class Execution:
-    """A measured report, and how the outputs compare with the unsplit model's."""
+    """A measured report, and how the outputs compare with the unsplit model's.
+
+    Attributes:
+        compared: what the difference is of, as a subject: `outputs`, or in training the losses and
+            gradients of two steps.
+    """
 
     report: Report
     output_difference: float
     tolerance: float
+    compared: str = "outputs"
 
     @property
     def outputs_agree(self) -> bool:
@@ -55,8 +57,8 @@ def execute(
 
         fills | window | window | window | drains
 
-    The throughput is the median of the windows'. `reference` holds the unsplit model's outputs by
-    input variant.
+    Training steps follow one another. The throughput is the median of the windows'. `reference`
+    holds the unsplit model's outputs by input variant, or those of `first_steps`.
     """
     pieces = cut(model.micro, [stage.ops for stage in plan.stages])
     save_stages(workers.folder, pieces, model.micro_batches)
@@ -65,7 +67,8 @@ def execute(
         for node in model.micro.graph.nodes
         if isinstance(node.meta.get("val"), Tensor)
     }
-    keep = tuple(model.micro.outputs)
+    keep = model.micro.kept
+    trains = problem.graph.mode == "training"
     everyone = dict.fromkeys(workers.devices)
     in_turn = copies(plan.stages)
     job = Job(workers.folder, in_turn, {}, plan.in_flight)
@@ -80,29 +83,36 @@ def execute(
 
     m = plan.num_micro_batches
     batch_by_batch = replace(job, copies=in_turn if m > 1 else in_turn[:1], alone=m)
-    alone = _repeated(device_order(problem, plan, m), m, LATENCY_RUNS + 2)
+    one_batch = device_order(problem, plan, m)
+    alone = _repeated(one_batch, m, LATENCY_RUNS + 2)
     latency_spans, alone_outputs = run(replace(batch_by_batch, order=alone), 0)
-    twice = _repeated(device_order(problem, plan, m), m, 2)
+    twice = _repeated(one_batch, m, 2)
     traced, _ = run(replace(batch_by_batch, order=twice, traced=True), 1)
-    latencies = [
-        _extent(latency_spans, range(b * m, b * m + m)) for b in range(2, LATENCY_RUNS + 2)
-    ]
-    num = _flow_length(problem, plan)
-    flow, outputs = run(replace(job, order=device_order(problem, plan, num)), 2)
-    windows = _windows(plan, num)
-    rates = [_rate(flow, window) * problem.graph.samples for window in windows]
+    latencies = _latencies(latency_spans, m)[2:]
+    if trains:
+        per_window = int(np.clip(SECONDS_PER_WINDOW / np.median(latencies), 2, MOST_PER_WINDOW))
+        order = _repeated(one_batch, m, WINDOWS * per_window)
+        flow, _ = run(replace(batch_by_batch, order=order), 2)
+        windows = [range(k, k + m * per_window) for k in m * per_window * np.arange(WINDOWS)]
+        rates = [_step_rate(flow, window, m) * problem.graph.samples for window in windows]
+        difference = step_difference(alone_outputs, reference, model.micro, m)
+    else:
+        num = _flow_length(problem, plan)
+        flow, outputs = run(replace(job, order=device_order(problem, plan, num)), 2)
+        windows = _windows(plan, num)
+        rates = [_rate(flow, window) * problem.graph.samples for window in windows]
+        difference = max(difference_of(found, reference, m) for found in (alone_outputs, outputs))
     middle = windows[int(np.argsort(rates)[WINDOWS // 2])]
     steady = [span for span in flow if span.micro_batch in middle]
-    difference = max(_difference(found, reference, m) for found in (alone_outputs, outputs))
     measured_s = problem.graph.samples / statistics.median(rates)
     busy_s = _busy(steady, len(middle))
     report = Report(
-        latency_s=quantiles([end - start for start, end in latencies]),
+        latency_s=quantiles(latencies),
         throughput_per_s=statistics.median(rates),
         utilization={device: min(1.0, seconds / measured_s) for device, seconds in busy_s.items()},
         busy_s=busy_s,
         link_bytes=_link_bytes(plan),
-        latency_band_s=(min(b - a for a, b in latencies), max(b - a for a, b in latencies)),
+        latency_band_s=(min(latencies), max(latencies)),
         throughput_band_per_s=(min(rates), max(rates)),
         spans=_from_zero(
             [
@@ -113,7 +123,8 @@ def execute(
         ),
         pipeline_spans=_from_zero(_joined(steady)),
     )
-    return Execution(report, difference, TOLERANCE[model.dtype])
+    compared = "losses and gradients of two steps" if trains else "outputs"
+    return Execution(report, difference, TOLERANCE[model.dtype], compared)
 
 
 def _repeated(
@@ -126,9 +137,19 @@ def _repeated(
     }
 
 
-def _extent(spans: list[Span], micro_batches: range) -> tuple[float, float]:
-    mine = [span for span in spans if span.micro_batch in micro_batches and span.kind == "stage"]
-    return min(s.start_s for s in mine), max(s.end_s for s in mine)
+def _latencies(spans: list[Span], num_micro_batches: int) -> list[float]:
+    """Seconds of every batch that ran alone, from its first stage's start to its last one's end."""
+    ends: dict[int, list[float]] = defaultdict(list)
+    for span in spans:
+        if span.kind == "stage":
+            ends[span.micro_batch // num_micro_batches] += [span.start_s, span.end_s]
+    return [max(ends[batch]) - min(ends[batch]) for batch in sorted(ends)]
+
+
+def _step_rate(spans: list[Span], window: range, num_micro_batches: int) -> float:
+    """Micro-batches per second of training steps that follow one another."""
+    inside = [span for span in spans if span.micro_batch in window]
+    return len(window) / sum(_latencies(inside, num_micro_batches))
 
 
 def _flow_length(problem: Problem, plan: Plan) -> int:
@@ -194,20 +215,3 @@ def _from_zero(spans: list[Span]) -> tuple[Span, ...]:
     start_s = min(span.start_s for span in spans)
     moved = (replace(s, start_s=s.start_s - start_s, end_s=s.end_s - start_s) for s in spans)
     return tuple(sorted(moved, key=lambda span: span.start_s))
-
-
-def _difference(
-    outputs: dict[int, Tensors], reference: dict[int, Tensors], num_micro_batches: int
-) -> float:
-    """Largest difference, relative to the reference's largest magnitude; NaN never agrees."""
-    worst = 0.0
-    for batch, tensors in reference.items():
-        mine = range(batch * num_micro_batches, (batch + 1) * num_micro_batches)
-        for expected, *parts in zip(
-            tensors.values(), *(outputs[k].values() for k in mine), strict=True
-        ):
-            got = torch.cat(parts) if num_micro_batches > 1 else parts[0]
-            scale = float(expected.abs().max()) or 1.0
-            distance = float((got.float() - expected.float()).abs().max())
-            worst = max(worst, float("inf") if math.isnan(distance) else distance / scale)
-    return worst

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor, fx
@@ -37,7 +38,7 @@ class StageProgram:
 
     Attributes:
         inputs, outputs: names of the tensors taken and given.
-        state: weights, constants and submodules by attribute name.
+        state: weights, constants and submodules by attribute name; stages of a device share them.
         attributes: the attribute that each reference to the state reads.
     """
 
@@ -47,13 +48,15 @@ class StageProgram:
     state: dict[str, Any]
     attributes: dict[str, str]
 
-    def build(self, device: str) -> fx.GraphModule:
+    def build(self, device: str, state: Mapping[str, Any] | None = None) -> fx.GraphModule:
         """Make a module on a torch device: `module(*inputs)` returns the tuple of outputs.
 
-        Nodes keep their names.
+        Nodes keep their names. With a `state` that stages share, what one writes others read.
         """
         root = torch.nn.Module()
-        for attribute, value in self.state.items():
+        held = self.state if state is None else state
+        for attribute in dict.fromkeys(self.attributes.values()):
+            value = held[attribute]
             is_tensor = isinstance(value, Tensor)
             setattr(root, attribute, torch.nn.Buffer(value) if is_tensor else value)
         graph = fx.Graph()
@@ -83,7 +86,7 @@ def cut(program: Program, stages: Sequence[Sequence[str]]) -> list[StageProgram]
             made_in[node] = stage_of[node.name]
         elif is_item(node):
             made_in[node] = made_in[node.args[0]]
-    returned = set(program.outputs)
+    returned = {*program.outputs, *program.gradients.values()}
     leaving = {node for node in graph.nodes if node.name in returned}
     leaving |= {n for n, i in made_in.items() if any(made_in.get(u, i) != i for u in n.users)}
     return [
@@ -100,7 +103,7 @@ def _stage(program: Program, nodes: list[fx.Node], leaving: set[fx.Node]) -> Sta
     for source in outside:
         if source.name in program.weights:
             name = program.weights[source.name]
-            attributes[source.name] = name.replace(".", "_")
+            attributes[source.name] = _attribute(name)
             state[attributes[source.name]] = program.state[name].detach()
         elif source.op == "get_attr":
             attributes[source.name] = str(source.target)
@@ -114,18 +117,37 @@ def _stage(program: Program, nodes: list[fx.Node], leaving: set[fx.Node]) -> Sta
     )
 
 
+def _attribute(name: str) -> str:
+    """An attribute's name for a tensor's, different for different ones."""
+    return "held_" + name.replace("_", "_u").replace(".", "_d")
+
+
 def _call(node: fx.Node) -> Call:
     named = isinstance(node.target, OpOverload | HigherOrderOperator)
     target = _dotted(node.target) if named else node.target
     map_nodes: Callable[..., Any] = fx.node.map_arg
     args, kwargs = map_nodes((node.args, node.kwargs), lambda n: Ref(n.name))
+    if draws(node):
+        return Call(node.name, _drawn, (target, crc32(node.name.encode()), *args), dict(kwargs))
     return Call(node.name, target, tuple(args), dict(kwargs))
+
+
+def draws(node: fx.Node) -> bool:
+    """Whether a node draws random numbers (dropout in training)."""
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def _drawn(target: str, seed: int, *args: Any, **kwargs: Any) -> Any:
+    """Call an operator that draws random numbers: the same wherever it runs, and in every run."""
+    torch.manual_seed(seed)
+    return _operator(target)(*args, **kwargs)
 
 
 def _dotted(target: Any) -> str:
     return str(target) if isinstance(target, OpOverload) else f"higher_order.{target}"
 
 
+@lru_cache(maxsize=1024)
 def _operator(dotted: str) -> Callable[..., Any]:
     if dotted.startswith("transformers."):
         import transformers.integrations.moe  # noqa: F401, registers its operators

@@ -4,7 +4,7 @@ import operator
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,10 @@ class Job:
 
 
 def save_stages(folder: Path, stages: list[StageProgram], inputs: list[Tensors]) -> None:
-    """Write stages, a file each, and the variants of the inputs."""
+    """Write stages, a file each, what they hold, each once, and the variants of the inputs."""
+    torch.save({k: v for stage in stages for k, v in stage.state.items()}, folder / "state.pt")
     for i, stage in enumerate(stages):
-        torch.save(stage, folder / f"stage{i}.pt")
+        torch.save(replace(stage, state={}), folder / f"stage{i}.pt")
     torch.save(inputs, folder / "inputs.pt")
 
 
@@ -69,9 +70,14 @@ class Runner:
         mine = sorted({i for c in job.copies for i, s in enumerate(c) if s.device == name})
         self.stages: dict[int, StageProgram] = {}
         self.modules: dict[int, fx.GraphModule] = {}
+        state = torch.load(job.folder / "state.pt", weights_only=False, mmap=True)
+        held: dict[str, Any] = {}
         for i in mine:
-            self.stages[i] = torch.load(job.folder / f"stage{i}.pt", weights_only=False, mmap=True)
-            self.modules[i] = self.stages[i].build(device)
+            self.stages[i] = torch.load(job.folder / f"stage{i}.pt", weights_only=False)
+            for name in set(self.stages[i].attributes.values()) - set(held):
+                is_tensor = isinstance(state[name], Tensor)
+                held[name] = state[name].to(device) if is_tensor else state[name]
+            self.modules[i] = self.stages[i].build(device, held)
         loaded = torch.load(job.folder / "inputs.pt", weights_only=False)
         self.inputs = [{k: v.to(device) for k, v in variant.items()} for variant in loaded]
         self.last_stage = {name: i for i in mine for name in self.stages[i].inputs}
@@ -160,7 +166,8 @@ def run_job(
             runner.mark(transfer, k)
             channels[transfer].send(k, alive[k][transfer.tensor])
         if k < len(runner.inputs):
-            kept[k] |= {name: alive[k][name].cpu() for name in keep if name in alive[k]}
+            new = [name for name in keep if name in alive[k] and name not in kept[k]]
+            kept[k] |= {name: alive[k][name].to("cpu", copy=True) for name in new}
         left[k] -= 1
         if left[k] == 0:
             del alive[k]

@@ -46,7 +46,7 @@ def trace(model: Model, run: Callable[..., Any], captured_by: str) -> Program:
         out = functional_call(wrapped, state, args, kwargs)
         return tensors_in(out)
 
-    with _module_paths(model.module), _NoNumPy():
+    with module_paths(model.module), _NoNumPy():
         graph_module = make_fx(
             functionalize(flat, remove="mutations"), tracing_mode="fake", pre_dispatch=False
         )(list(named.values()), [leaves[i] for i in places])
@@ -91,7 +91,7 @@ class _NoNumPy(TorchFunctionMode):
 
 
 @contextmanager
-def _module_paths(module: nn.Module) -> Iterator[None]:
+def module_paths(module: nn.Module) -> Iterator[None]:
     """Note on every traced node the path of the module that is running."""
     stack: list[tuple[str, str]] = []
 

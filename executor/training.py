@@ -6,11 +6,11 @@ gradient and state once and write parameter and state once, whatever their arith
 """
 
 from collections import defaultdict
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch._export.utils import _compiling_state_context
 from torch._functorch.aot_autograd import aot_export_joint_with_descriptors
@@ -22,9 +22,12 @@ from executor.fake import on_fake_cpu
 from executor.losses import loss, with_labels, without_layer_drop
 from executor.program import Program, tensors_in
 from executor.sources import Model
+from executor.tracing import module_paths
 from scheduler.graph import DTYPE_BYTES, Graph, Op
 
+aten = torch.ops.aten
 OPTIMIZERS = ("adam", "sgd")
+BY = "joint forward and backward (AOTAutograd)"
 
 
 @dataclass(frozen=True)
@@ -63,22 +66,33 @@ def capture_training(model: Model, batch: int, optimizer: Optimizer) -> Graph:
     Raises:
         ValueError: the model cannot be traced, returns nothing to learn from, or has no parameters.
     """
-    try:
-        with quiet(), _compiling_state_context(), ExitStack() as stack:
-            program, gradients, backward = _joint(model, stack)
-            graph = to_graph(program, model.name, batch)
-    except Exception as error:
-        raise refusal(model, {"joint forward and backward (AOTAutograd)": error}) from error
+    program = joint(with_labels(model))
+    graph = to_graph(program, model.name, batch)
+    backward = {
+        node.name
+        for node in program.graph.nodes
+        if node.meta.get("partitioner_tag") == "is_backward"
+    }
     ops = tuple(
         replace(op, phase="backward" if op.name in backward else "forward") for op in graph.ops
     )
-    updates = _updates(graph, gradients, program, optimizer)
-    return replace(graph, ops=(*ops, *updates), mode="training")
+    return replace(graph, ops=(*ops, *_updates(graph, program, optimizer)), mode="training")
 
 
-def _joint(model: Model, stack: ExitStack) -> tuple[Program, dict[str, str], set[str]]:
-    """The program, the gradient's tensor by parameter, and the names of the backward's nodes."""
-    model = on_fake_cpu(with_labels(model))
+def joint(model: Model) -> Program:
+    """Capture the loss of a model and its gradients; weights become fake in the module, too.
+
+    Raises:
+        ValueError: the model cannot be traced, returns nothing to learn from, or has no parameters.
+    """
+    try:
+        with quiet(), _compiling_state_context(), ExitStack() as stack:
+            return _joint(on_fake_cpu(model), stack)
+    except Exception as error:
+        raise refusal(model, {BY: error}) from error
+
+
+def _joint(model: Model, stack: ExitStack) -> Program:
     module = without_layer_drop(model.module.train())
     if not any(p.requires_grad for p in module.parameters()):
         raise ValueError("it has no parameters to train")
@@ -91,9 +105,10 @@ def _joint(model: Model, stack: ExitStack) -> tuple[Program, dict[str, str], set
 
     hook = module.register_forward_hook(only_loss)
     try:
-        joint = aot_export_joint_with_descriptors(
-            stack, module, model.inputs, dict(model.kwargs), _record_nn_module_stack=True
-        )
+        with module_paths(module):
+            joint = aot_export_joint_with_descriptors(
+                stack, module, model.inputs, dict(model.kwargs)
+            )
     finally:
         hook.remove()
     graph_module: Any = joint.graph_module
@@ -103,56 +118,70 @@ def _joint(model: Model, stack: ExitStack) -> tuple[Program, dict[str, str], set
         if node.op == "placeholder" and name is not None:
             weights[node.name] = name
     output = graph_module.graph.output_node()
-    gradients: dict[str, str] = {}
-    returned: list[str] = []
-    for node, desc in zip(tree_leaves(output.args), output.meta["desc"], strict=True):
-        owner = getattr(getattr(desc, "grad_of", None), "target", None)
-        if isinstance(node, fx.Node) and owner is not None:
-            gradients[owner] = node.name
-        elif isinstance(node, fx.Node) and type(desc).__name__ == "PlainAOTOutput":
-            returned.append(node.name)
-    if not gradients:
-        raise ValueError("no parameter has a gradient: an operator has no backward")
     state = {
         **dict(module.named_parameters(remove_duplicate=False)),
         **dict(module.named_buffers(remove_duplicate=False)),
     }
+    own: dict[int, str] = {}
+    tied = {name: own.setdefault(id(tensor), name) for name, tensor in state.items()}
+    weights = {node: tied[name] for node, name in weights.items()}
+    gradients: dict[str, fx.Node] = {}
+    returned: list[str] = []
+    for node, desc in zip(tree_leaves(output.args), output.meta["desc"], strict=True):
+        owner = getattr(getattr(desc, "grad_of", None), "target", None)
+        if isinstance(node, fx.Node) and owner is not None:
+            other = gradients.get(tied[owner])
+            gradients[tied[owner]] = node if other is None else _added(other, node)
+        elif isinstance(node, fx.Node) and type(desc).__name__ == "PlainAOTOutput":
+            returned.append(node.name)
+    if not gradients:
+        raise ValueError("no parameter has a gradient: an operator has no backward")
     parameters = frozenset(name for name, _ in module.named_parameters())
-    by = "joint forward and backward (AOTAutograd)"
-    backward = {
-        node.name
-        for node in graph_module.graph.nodes
-        if node.meta.get("partitioner_tag") == "is_backward"
-    }
     notes = (*model.notes, *descended[:1])
-    program = Program(graph_module, weights, state, parameters, tuple(returned), by, notes)
-    return program, gradients, backward
+    read = {name: node.name for name, node in gradients.items()}
+    return Program(graph_module, weights, state, parameters, tuple(returned), BY, notes, read)
 
 
-def _updates(
-    graph: Graph, gradients: dict[str, str], program: Program, optimizer: Optimizer
-) -> list[Op]:
-    """One optimizer operator for each module that owns parameters with a gradient."""
+def _added(one: fx.Node, other: fx.Node) -> fx.Node:
+    """The sum of the gradients that two uses of a tied parameter give."""
+    later = next(node for node in reversed(one.graph.nodes) if node in (one, other))
+    with one.graph.inserting_after(later):
+        total = one.graph.call_function(aten.add.Tensor, (one, other))
+    total.meta = {**later.meta}
+    return total
+
+
+def updated_modules(program: Program) -> dict[str, list[str]]:
+    """The parameters with a gradient by the module that owns them."""
     owned: dict[str, list[str]] = defaultdict(list)
-    for name in gradients:
+    for name in program.gradients:
         owned[name.rpartition(".")[0]].append(name)
-    made: Callable[[str], str] = lambda module: f"optimizer.{module}" if module else "optimizer"  # noqa: E731
+    return owned
+
+
+def update_name(module: str) -> str:
+    """The name of the operator that updates the parameters of a module."""
+    return f"optimizer_{module.replace('.', '_')}" if module else "optimizer"
+
+
+def _updates(graph: Graph, program: Program, optimizer: Optimizer) -> list[Op]:
+    """One optimizer operator for each module that owns parameters with a gradient."""
     known = graph.weights()
     updates = []
-    for module, names in owned.items():
+    for module, names in updated_modules(program).items():
         sizes = {name: program.state[name].numel() for name in names}
         dtype = str(program.state[names[0]].dtype).removeprefix("torch.")
         num_bytes = sum(sizes.values()) * DTYPE_BYTES[dtype]
         weights = {n: known.get(n, sizes[n] * DTYPE_BYTES[dtype]) for n in names}
         updates.append(
             Op(
-                name=made(module),
+                name=update_name(module),
                 kind="elementwise",
                 flops=float(sum(sizes.values()) * optimizer.flops_per_parameter),
                 bytes_read=num_bytes * (1 + optimizer.num_states),
                 bytes_written=num_bytes * (1 + optimizer.num_states),
                 dtype=dtype,
-                inputs=tuple(dict.fromkeys(gradients[name] for name in names)),
+                inputs=tuple(dict.fromkeys(program.gradients[name] for name in names)),
                 outputs=(),
                 weights=weights,
                 target=f"apportion.{optimizer.name}",

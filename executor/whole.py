@@ -13,6 +13,7 @@ from executor.measure import measure_ops, measure_pass
 from executor.program import Program
 from executor.split import cut
 from executor.stages import Job, Tensors, load_job, load_kept, run_job, save_stages
+from executor.updates import updates_parameters
 from executor.workers import Tell, Workers
 from hardware.documents import STRICT
 from hardware.profile import Provenance
@@ -43,8 +44,8 @@ def whole_is_faster(workers: Workers, model: LoadedModel, tell: Tell) -> bool:
     for step, (program, inputs) in enumerate(
         ((model.whole, model.batches), (model.micro, model.micro_batches))
     ):
-        save_whole(workers, program, inputs, next(iter(workers.devices)))
-        args = dict.fromkeys(workers.devices, (workers.folder,))
+        stages = save_whole(workers, program, inputs, next(iter(workers.devices)))
+        args = dict.fromkeys(workers.devices, (workers.folder, len(stages)))
         seconds.append(workers.call_all(measure_pass, args))
         tell((step + 1) / 2)
     whole, micro = seconds
@@ -62,8 +63,8 @@ def op_times(
     names = {device: f"ops-{cache.digest(graph)}-{device}" for device in workers.devices}
     known = {device: None if fresh else cache.load(n, OpTimes) for device, n in names.items()}
     if any(t is None or set(t.seconds) != set(graph.by_name) for t in known.values()):
-        save_whole(workers, model.micro, model.micro_batches, next(iter(names)))
-        args = dict.fromkeys(names, (workers.folder, OP_TIMES_BUDGET_S))
+        stages = save_whole(workers, model.micro, model.micro_batches, next(iter(names)))
+        args = dict.fromkeys(names, (workers.folder, len(stages), OP_TIMES_BUDGET_S))
         for device, (medians, whole_s) in workers.call_all(measure_ops, args, tell).items():
             known[device] = _scaled(medians, whole_s)
             cache.store(names[device], known[device])
@@ -83,10 +84,28 @@ def _scaled(medians: dict[str, float], whole_s: float) -> OpTimes:
 def save_whole(
     workers: Workers, program: Program, inputs: list[Tensors], device: str
 ) -> tuple[Stage, ...]:
-    """Write a program as one stage."""
-    ops = [node.name for node in program.graph.nodes if is_op(node)]
-    save_stages(workers.folder, cut(program, [ops]), inputs)
-    return (Stage(device, tuple(ops)),)
+    """Write a program as one stage; a training step's updates are a second one."""
+    ops = [node for node in program.graph.nodes if is_op(node)]
+    last = [node.name for node in ops if updates_parameters(node)]
+    parts = [[node.name for node in ops if node.name not in set(last)], last]
+    stages = [part for part in parts if part]
+    save_stages(workers.folder, cut(program, stages), inputs)
+    return tuple(Stage(device, tuple(part)) for part in stages)
+
+
+def first_steps(workers: Workers, device: str, model: LoadedModel) -> dict[int, Tensors]:
+    """Losses and gradients of the first two training steps, unsplit, by micro-batch.
+
+    On the micro-batches of the plan, so that they are those of the plan but for rounding.
+    """
+    stages = save_whole(workers, model.micro, model.micro_batches, device)
+    m = len(model.micro_batches) // len(model.batches)
+    first = [(k, 0) for k in range(m)] + [(m - 1, 1)]
+    order = {device: first + [(k + m, i) for k, i in first]}
+    job, keep = Job(workers.folder, (stages,), order, 1), model.micro.kept
+    workers.call(device, load_job, job)
+    workers.call(device, run_job, job, {}, keep)
+    return load_kept(workers.folder, [device], keep)
 
 
 def run_whole(
@@ -105,9 +124,11 @@ def run_whole_in(
     keep = tuple(model.whole.outputs)
 
     def run(num: int) -> list[float]:
-        job = Job(workers.folder, (stages,), {device: [(k, 0) for k in range(num)]}, 1)
+        order = [(k, i) for k in range(num) for i in range(len(stages))]
+        job = Job(workers.folder, (stages,), {device: order}, 1)
         spans: list[Span] = workers.call(device, run_job, job, {}, keep, tell=tell)
-        return [span.duration_s for span in spans if span.kind == "stage"]
+        seconds = [span.duration_s for span in spans if span.kind == "stage"]
+        return [sum(seconds[k : k + len(stages)]) for k in range(0, len(seconds), len(stages))]
 
     workers.call(device, load_job, Job(workers.folder, (stages,), {}, 1))
     (first_s,) = run(1)

@@ -8,13 +8,23 @@ from scheduler.graph import Graph, Op
 ADDS = "apportion.accumulate"
 
 
+def accumulate_name(update: str) -> str:
+    """The name of the operator that adds up the gradients which an optimizer reads."""
+    return f"accumulate_{update}"
+
+
+def accumulated_name(gradient: str) -> str:
+    """The name of the sum of a gradient over micro-batches."""
+    return f"accumulated_{gradient}"
+
+
 def accumulating(graph: Graph) -> Graph:
     """The training graph of one of several micro-batches: every update reads a running sum.
 
-    Each optimizer's gradients get an operator `accumulate.<module>`, as soon as the last of them is
-    made: it reads gradient and sum and writes the sum, as torch's AccumulateGrad does in place, and
-    stays with the optimizer. Every micro-batch counts, the first one too (it starts from zeros). A
-    graph that adds up already is returned as it is.
+    Each optimizer's gradients get an operator `accumulate_<optimizer>`, as soon as the last of
+    them is made: it reads gradient and sum and writes the sum, as torch's AccumulateGrad does in
+    place, and stays with the optimizer. Every micro-batch counts, the first one too (it starts from
+    zeros). A graph that adds up already is returned as it is.
     """
     if any(op.target == ADDS for op in graph.ops):
         return graph
@@ -37,14 +47,14 @@ def _sum(graph: Graph, update: Op) -> Op:
     num_bytes = sum(gradient.num_bytes for gradient in gradients)
     size = sum(prod(gradient.shape) for gradient in gradients)
     return Op(
-        name=f"accumulate.{update.name}",
+        name=accumulate_name(update.name),
         kind="elementwise",
         flops=float(size),
         bytes_read=2.0 * num_bytes,
         bytes_written=float(num_bytes),
         dtype=gradients[0].dtype,
         inputs=update.inputs,
-        outputs=tuple(replace(g, name=f"accumulated.{g.name}") for g in gradients),
+        outputs=tuple(replace(g, name=accumulated_name(g.name)) for g in gradients),
         weights=update.weights,
         weight_share=0.0,
         target=ADDS,

@@ -89,7 +89,7 @@ def test_run_page_executes_on_this_machine(tmp_path, monkeypatch):
     assert not app.exception
     assert not app.error
     tiles = {metric.label: metric.value for metric in app.metric}
-    assert tiles["Output against the unsplit model"] == "equals"
+    assert tiles["Outputs against the unsplit model"] == "equal"
     assert len(app.dataframe[0].value) >= 3
     assert list(tmp_path.glob("runs/*/report.html"))
 

@@ -218,7 +218,6 @@ def test_generation_takes_a_decoder_and_at_least_one_token():
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        ("{source: zoo:cifar10-cnn, mode: training}", "mode training is predicted only"),
         ("{source: zoo:gpt2, mode: generation}", "mode generation is predicted only"),
         ("{source: 'graph:some.json'}", "graph:some.json holds no weights to run"),
     ],

@@ -131,6 +131,7 @@ def report_document(
             "difference": execution.output_difference,
             "tolerance": execution.tolerance,
             "agrees": execution.outputs_agree,
+            "of": execution.compared,
         },
         "baselines": {name: to_plain(r) for name, r in measured.baselines.items()}
         if measured

@@ -195,11 +195,20 @@ def execute(
             raise ValueError(
                 f"the plan uses device '{device}', this machine has: {', '.join(workers.devices)}"
             )
+    trains = prepared.graph.mode == "training"
+    if trains and any(stage.replicas for stage in chosen.stages):
+        raise ValueError(
+            "the plan trains on replicas, and workers do not sum gradients with each other; plan "
+            "again with constraints: {replicate: false}"
+        )
     batch = prepared.scenario.model.batch
     baselines: dict[str, Report] = {}
     for device in workers.devices:
         with steps(f"Running the unsplit model on {device}") as tell:
             baselines[device], reference = whole.run_whole_in(workers, device, model, batch, tell)
+    if trains:
+        with steps("Running two unsplit steps to compare with"):
+            reference = whole.first_steps(workers, chosen.devices[0], model)
     if chosen.splits:
         model = replace(model, micro=split_program(model.micro, chosen.splits))
     with steps("Running the plan") as tell:

@@ -225,6 +225,8 @@ def prepare_local(
     from executor.loaded import uncut
     from executor.whole import whole_is_faster
 
+    if scenario.model.mode == "training":
+        return _prepare_local_training(scenario, workers, steps, recalibrate)
     with steps("Capturing the model"):
         graph, m = capture_graph(scenario)
     model = load(scenario, m, steps)
@@ -236,3 +238,24 @@ def prepare_local(
                 graph, m = capture_graph(replace(scenario, num_micro_batches=1))
     costs = measure_op_times(workers, model, graph, steps, recalibrate)
     return prepare(scenario, graph, m, cluster, costs), model
+
+
+def _prepare_local_training(
+    scenario: Scenario, workers: Workers, steps: Steps, recalibrate: bool
+) -> tuple[Prepared, LoadedModel]:
+    """Capture a training step and measure its operators on this machine.
+
+    The number of micro-batches is chosen by the calibrated profile's times. Replicas are left out:
+    no worker sums gradients with another.
+    """
+    cluster = local_cluster(workers, steps, recalibrate)
+    alone = replace(scenario, constraints=replace(scenario.constraints, replicate=False))
+    if chooses_micro_batches(scenario):
+        m = prepare_training(alone, cluster, steps).problem.num_micro_batches
+        alone = replace(alone, num_micro_batches=m)
+    with steps("Capturing the model"):
+        graph, m = capture_graph(alone)
+    graph = accumulating(graph) if m > 1 else graph
+    model = load(scenario, m, steps)
+    costs = measure_op_times(workers, model, graph, steps, recalibrate)
+    return replace(prepare(alone, graph, m, cluster, costs), scenario=scenario), model

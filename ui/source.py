@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scheduler.generation import Generation
 from scheduler.graph import Graph
@@ -15,6 +15,9 @@ from scheduler.precision import Precision, Pruning, pruned, with_precision
 from ui.graph_source import graph_file, stored_graph
 from ui.model_spec import ModelSpec
 from ui.scenario import Scenario
+
+if TYPE_CHECKING:
+    from executor.training import Optimizer
 
 
 def captured(model: ModelSpec) -> Graph | Generation:
@@ -49,11 +52,10 @@ def _captured(model: ModelSpec) -> Graph | Generation:
         )  # fmt: skip
     if model.mode == "training":
         from executor.sources import build_model
-        from executor.training import Optimizer, capture_training
+        from executor.training import capture_training
 
-        optimizer = Optimizer(model.optimizer or "adam", model.momentum or 0.0)
         built = build_model(model.source, model.batch, model.dtype, "meta", model.tokens)
-        return capture_training(built, model.batch, optimizer)
+        return capture_training(built, model.batch, optimizer_of(model))
     from executor.capture import capture
 
     return capture(model.source, model.batch, model.dtype, model.tokens)
@@ -103,6 +105,17 @@ def changed(graph: Graph, model: ModelSpec) -> Graph:
     """The graph with the model's what-ifs applied."""
     graph = with_precision(graph, model.precision)
     return pruned(graph, model.pruning, model.precision.weights)
+
+
+def optimizer_of(model: ModelSpec) -> Optimizer:
+    """The optimizer of a training step.
+
+    Raises:
+        ValueError: an unknown name, or a momentum that is none.
+    """
+    from executor.training import Optimizer
+
+    return Optimizer(model.optimizer or "adam", model.momentum or 0.0)
 
 
 def capture_document(found: Graph | Generation) -> dict[str, Any]:

@@ -201,10 +201,10 @@ def show_comparison(predicted: Report, measured: Measured) -> None:
         rows,
     )
     execution = measured.execution
-    verdict = "equals" if execution.outputs_agree else "DIFFERS FROM"
+    verdict = "equal" if execution.outputs_agree else "DIFFER FROM"
     out.print(
-        f"Output {verdict} the unsplit model's: largest relative difference "
-        f"{execution.output_difference:.1e}, tolerance {execution.tolerance:.0e}\n"
+        f"{execution.compared.capitalize()} {verdict} the unsplit model's: largest relative "
+        f"difference {execution.output_difference:.1e}, tolerance {execution.tolerance:.0e}\n"
     )
 
 

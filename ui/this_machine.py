@@ -13,7 +13,7 @@ from scheduler.costs import CostTable
 from scheduler.graph import Graph
 from ui.graph_source import graph_file
 from ui.scenario import Scenario
-from ui.source import without_model
+from ui.source import optimizer_of, without_model
 from ui.steps import Steps
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ def why_not_here(scenario: Scenario) -> str:
         return "its hardware is not this machine; set hardware: local"
     if graph_file(scenario):
         return f"{model.source} holds no weights to run; name the model itself as model.source"
-    if model.mode != "inference":
-        return f"mode {model.mode} is predicted only; apportion simulate predicts it"
+    if model.mode == "generation":
+        return "mode generation is predicted only; apportion simulate predicts it"
     if model.precision.is_what_if:
         return (
             "model.precision is predicted only; "
@@ -85,13 +85,16 @@ def busiest(cluster: Cluster) -> float:
 
 def load(scenario: Scenario, num_micro_batches: int, steps: Steps) -> LoadedModel:
     """Build the model with weights."""
-    from executor.loaded import load_model
-
     model = scenario.model
+    sizes = (model.source, model.batch, model.dtype, num_micro_batches)
     with steps("Building the model with weights"):
-        return load_model(
-            model.source, model.batch, model.dtype, num_micro_batches, tokens=model.tokens
-        )
+        if model.mode == "training":
+            from executor.training_program import load_training
+
+            return load_training(*sizes, optimizer_of(model), model.tokens)
+        from executor.loaded import load_model
+
+        return load_model(*sizes, tokens=model.tokens)
 
 
 def measure_op_times(

@@ -36,8 +36,8 @@ def answer() -> None:
         "Latency of a batch, measured", format_seconds(measured.latency_s.p50),
         f"{error['latency']:+.1%} predicted", delta_color="off",
     )  # fmt: skip
-    verdict = "equals" if execution.outputs_agree else "DIFFERS"
-    tiles[2].metric("Output against the unsplit model", verdict)
+    verdict = "equal" if execution.outputs_agree else "DIFFER"
+    tiles[2].metric(f"{execution.compared.capitalize()} against the unsplit model", verdict)
     tiles[2].caption(
         f"difference {execution.output_difference:.1e}, tolerance {execution.tolerance:.0e}"
     )
