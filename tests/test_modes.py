@@ -220,6 +220,10 @@ def test_generation_takes_a_decoder_and_at_least_one_token():
     [
         ("{source: zoo:gpt2, mode: generation}", "mode generation is predicted only"),
         ("{source: 'graph:some.json'}", "graph:some.json holds no weights to run"),
+        (
+            "{source: zoo:cifar10-cnn, mode: training, batch: 8}\nconstraints: {replicate: true}",
+            "training with replicas is predicted only",
+        ),
     ],
 )
 def test_what_is_only_predicted_is_not_executed(tmp_path, capsys, model, reason):

@@ -37,6 +37,8 @@ def why_not_here(scenario: Scenario) -> str:
         return f"{model.source} holds no weights to run; name the model itself as model.source"
     if model.mode == "generation":
         return "mode generation is predicted only; apportion simulate predicts it"
+    if model.mode == "training" and scenario.constraints.replicate is True:
+        return "training with replicas is predicted only; leave constraints.replicate out"
     if model.precision.is_what_if:
         return (
             "model.precision is predicted only; "
