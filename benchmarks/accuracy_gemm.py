@@ -26,9 +26,9 @@ from hardware.kernel_model import (
     reach_of,
     transferred,
 )
-from scheduler.gaussian_process import Z_90, Array
-from scheduler.kernel_fit import Sample, adapt, choose
-from scheduler.kernels import FORMS, kernel_seconds
+from scheduler.cost_model.gaussian_process import Z_90, Array
+from scheduler.cost_model.kernel_fit import Sample, adapt, choose
+from scheduler.cost_model.kernels import FORMS, kernel_seconds
 
 POINTS = 64
 CANDIDATES = 2000

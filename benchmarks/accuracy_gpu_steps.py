@@ -27,7 +27,7 @@ from benchmarks.neusight_trace import Step, read_steps
 from hardware.catalog import find_profile
 from hardware.fitted import load_fitted
 from hardware.profile import DeviceProfile
-from scheduler.pooled import Coefficients, fit_pooled
+from scheduler.cost_model.pooled import Coefficients, fit_pooled
 
 SHIPPED = "gpu-float32"
 TARGET = "issue: at most 10 / 7; plain roofline about 31 / 30; best published predictor 8.9 / 6.2"

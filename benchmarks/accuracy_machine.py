@@ -29,7 +29,7 @@ from executor.whole import save_whole
 from executor.workers import Workers
 from hardware.cluster import Cluster
 from hardware.profile import DeviceProfile
-from scheduler.costs import cost_table
+from scheduler.cost_model.costs import cost_table
 
 MODELS = ("cifar10-cnn", "resnet50", "vit-b-16", "bert-base", "gpt2")
 

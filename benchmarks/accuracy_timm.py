@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 
-from scheduler.gaussian_process import Z_90, smooth_covariance
+from scheduler.cost_model.gaussian_process import Z_90, smooth_covariance
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]

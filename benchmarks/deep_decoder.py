@@ -11,7 +11,7 @@ from math import prod
 
 from hardware.catalog import find_instance, find_link, instance_cluster, joined
 from hardware.cluster import Cluster
-from scheduler.graph import Graph, Mode, Op, Phase, Tensor
+from scheduler.ir.graph import Graph, Mode, Op, Phase, Tensor
 
 TOKENS, WIDTH, HIDDEN, VOCABULARY, HEADS = 512, 2048, 5632, 32_000, 16
 DTYPE, BYTES = "bfloat16", 2

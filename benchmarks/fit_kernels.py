@@ -36,9 +36,9 @@ from hardware.kernel_model import (
     load_kernels,
     transferred,
 )
-from scheduler.gaussian_process import Z_90
-from scheduler.kernel_fit import Sample, fit_device
-from scheduler.kernels import FORMS, kernel_seconds, places, spread_out
+from scheduler.cost_model.gaussian_process import Z_90
+from scheduler.cost_model.kernel_fit import Sample, fit_device
+from scheduler.cost_model.kernels import FORMS, kernel_seconds, places, spread_out
 
 ROWS = 1200
 FOLDS = 5

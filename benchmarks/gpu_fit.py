@@ -14,8 +14,8 @@ from benchmarks.gpu_float32 import PRIORS
 from hardware.efficiency import LinearModel
 from hardware.fitted import FittedModels
 from hardware.provenance import Provenance
-from scheduler.gaussian_process import Z_90
-from scheduler.pooled import Coefficients, Run, predict_pooled
+from scheduler.cost_model.gaussian_process import Z_90
+from scheduler.cost_model.pooled import Coefficients, Run, predict_pooled
 
 SOURCE = (
     "sitar-lab/NeuSight (MIT): torch.fx nodes and whole steps, float32, PyTorch 2.1; "

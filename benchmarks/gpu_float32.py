@@ -18,7 +18,7 @@ from benchmarks.neusight_trace import Step, Timed, find_graph, forward_ops
 from hardware.catalog import find_link, load_instances
 from hardware.links import LinkFigures
 from hardware.profile import DeviceProfile
-from scheduler.pooled import Coefficients, Prior, Run, design, predict_pooled
+from scheduler.cost_model.pooled import Coefficients, Prior, Run, design, predict_pooled
 
 RAMP = {"ramp": (0.3, 0.3)}
 PRIORS = {

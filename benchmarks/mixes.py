@@ -12,10 +12,10 @@ from hardware.catalog import find_link, find_profile, instance_cluster, joined, 
 from hardware.cluster import Cluster, Link
 from hardware.instances import Instance
 from hardware.profile import Provenance
-from scheduler.coarsen import at_grain
-from scheduler.graph import Graph
-from scheduler.grouping import Grain
-from scheduler.precision import Precision, with_precision
+from scheduler.ir.coarsen import at_grain
+from scheduler.ir.graph import Graph
+from scheduler.ir.grouping import Grain
+from scheduler.ir.precision import Precision, with_precision
 
 MODELS = (
     *("resnet50", "mobilenet-v3", "unet", "vit-b-16", "bert-base"),

@@ -22,7 +22,7 @@ from benchmarks.neusight_trace import (
     matmul_sizes,
     memory_op,
 )
-from scheduler.graph import Op
+from scheduler.ir.graph import Op
 
 TENSORS_MOVED: Mapping[str, tuple[float, ...]] = {
     # Per kernel: full-size tensors read and written.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from math import prod
 
 from benchmarks.neusight_trace import Node, Step, Timed, elementwise_op, forward_op, memory_op
-from scheduler.graph import Op
+from scheduler.ir.graph import Op
 
 PRODUCTS = frozenset({"linear", "addmm", "matmul", "bmm"})
 

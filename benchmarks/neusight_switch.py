@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.neusight_trace import BYTES, Timed, elementwise_op, matmul_op, memory_op
-from scheduler.graph import Op
+from scheduler.ir.graph import Op
 
 
 @dataclass(frozen=True)

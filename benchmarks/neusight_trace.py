@@ -1,7 +1,8 @@
 """Reads the published traces of NeuSight: torch.fx nodes of one layer and whole-step times.
 
-A node becomes an operator (`scheduler.graph.Op`) from its target and its shapes alone; its measured
-time stays beside it. Views and arithmetic on sizes cost nothing on the GPU and are left out.
+A node becomes an operator (`scheduler.ir.graph.Op`) from its target and its shapes alone; its
+measured time stays beside it. Views and arithmetic on sizes cost nothing on the GPU and are left
+out.
 
 Source: https://github.com/sitar-lab/NeuSight (MIT), scripts/asplos/data/prediction (labels).
 """
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
-from scheduler.graph import Op
+from scheduler.ir.graph import Op
 
 Shape = tuple[int, ...]
 

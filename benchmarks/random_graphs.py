@@ -6,8 +6,8 @@ import numpy as np
 
 from hardware.cluster import Cluster
 from hardware.profile import DeviceProfile, Provenance
-from scheduler.costs import CostTable
-from scheduler.graph import Graph, Op, Tensor
+from scheduler.cost_model.costs import CostTable
+from scheduler.ir.graph import Graph, Op, Tensor
 from scheduler.problem import Problem
 
 SAID = Provenance("literal", "random")

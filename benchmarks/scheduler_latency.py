@@ -18,16 +18,16 @@ import numpy as np
 from benchmarks.random_graphs import FAMILIES, random_problem
 from hardware.catalog import find_link, find_profile, joined
 from hardware.cluster import Cluster
-from scheduler.check import check_plan
-from scheduler.costs import cost_table
-from scheduler.instances import read_instance
-from scheduler.latency import compile_loops
-from scheduler.latency_exact import exact_schedule
-from scheduler.latency_search import best_start, improve_schedule
-from scheduler.latency_timeline import makespan_of
+from scheduler.cost_model.costs import cost_table
+from scheduler.evaluation.check import check_plan
+from scheduler.ir.instances import read_instance
+from scheduler.latency.exact import exact_schedule
+from scheduler.latency.makespan import makespan_of
+from scheduler.latency.portfolio import compile_loops
+from scheduler.latency.search import best_start, improve_schedule
+from scheduler.list_scheduling.tasks import tasks_of
 from scheduler.portfolio import solve
 from scheduler.problem import Problem
-from scheduler.tasks import tasks_of
 
 SHARE = 0.01
 """Of CP-SAT's time, for our search."""

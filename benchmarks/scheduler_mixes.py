@@ -22,17 +22,17 @@ import numpy as np
 
 from benchmarks.mixes import MODELS, graphs_of, mixes
 from hardware.errors import InfeasibleError
-from scheduler.check import check_plan
-from scheduler.contiguous import split_order
-from scheduler.contract import contract
-from scheduler.costs import cost_table
-from scheduler.evaluate import finish_plan
-from scheduler.heft import heft
+from scheduler.baselines.single_device import memory_fill, single_device
+from scheduler.cost_model.costs import cost_table
+from scheduler.evaluation.check import check_plan
+from scheduler.evaluation.evaluate import finish_plan
+from scheduler.evaluation.timeline import slowdown
+from scheduler.list_scheduling.heft import heft
 from scheduler.plan import Plan
 from scheduler.portfolio import solve
 from scheduler.problem import Objective, Placement, Problem
-from scheduler.single_device import memory_fill, single_device
-from scheduler.timeline import slowdown
+from scheduler.throughput.contiguous import split_order
+from scheduler.throughput.contract import contract
 
 OBJECTIVES: tuple[Objective, ...] = ("latency", "throughput", "cost")
 UNITS = {"latency": "ms", "throughput": "ms", "cost": "USD/1M"}

@@ -16,13 +16,13 @@ from benchmarks.mixes import MODELS, graphs_of, mixes
 from hardware.catalog import find_instance, instance_cluster
 from hardware.errors import InfeasibleError
 from hardware.units import format_seconds
-from scheduler.check import check_plan
-from scheduler.costs import cost_table
-from scheduler.graph import Graph, sharing_weights
+from scheduler.cost_model.costs import cost_table
+from scheduler.data_parallel.replicas import teams
+from scheduler.evaluation.check import check_plan
+from scheduler.ir.graph import Graph, sharing_weights
 from scheduler.plan import Plan
 from scheduler.portfolio import solve
 from scheduler.problem import Problem
-from scheduler.replicas import teams
 from ui.model_spec import ModelSpec
 from ui.source import captured
 

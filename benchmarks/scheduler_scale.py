@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.deep_decoder import cluster_of, decoder
-from scheduler.check import check_plan
-from scheduler.costs import cost_table
-from scheduler.graph import Graph, sharing_weights
+from scheduler.cost_model.costs import cost_table
+from scheduler.evaluation.check import check_plan
+from scheduler.ir.graph import Graph, sharing_weights
 from scheduler.portfolio import solve
 from scheduler.problem import Objective, Problem
 

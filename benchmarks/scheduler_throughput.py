@@ -9,8 +9,8 @@ import argparse
 import time
 from pathlib import Path
 
-from scheduler.check import check_plan
-from scheduler.instances import read_instance
+from scheduler.evaluation.check import check_plan
+from scheduler.ir.instances import read_instance
 from scheduler.portfolio import solve
 from scheduler.problem import Problem
 

@@ -9,8 +9,8 @@ import pandas as pd  # type: ignore[import-untyped]
 
 from hardware.catalog import find_profile
 from hardware.kernel_model import Chip
-from scheduler.kernel_fit import Sample
-from scheduler.kernels import FORMS, chip_of
+from scheduler.cost_model.kernel_fit import Sample
+from scheduler.cost_model.kernels import FORMS, chip_of
 
 SOURCE = "aiconfigurator-core 0.12.0, Apache-2.0, NVIDIA"
 ENGINE = "vllm"

@@ -20,13 +20,13 @@ import numpy as np
 
 from hardware.cluster import Cluster, Link
 from hardware.profile import DeviceProfile, Provenance
-from scheduler.costs import CostTable
-from scheduler.dispatch import Times
-from scheduler.graph import Graph, Op, Tensor
+from scheduler.cost_model.costs import CostTable
+from scheduler.evaluation.dispatch import Times
+from scheduler.evaluation.stage_work import StageWork
+from scheduler.evaluation.timeline import run_stages
+from scheduler.ir.graph import Graph, Op, Tensor
 from scheduler.plan import Plan, cut_runs, cut_stages
 from scheduler.problem import Problem
-from scheduler.stage_work import StageWork
-from scheduler.timeline import run_stages
 from simulator.agenda import Agenda, Sharing, agenda_of
 from simulator.memory import memory_over_time
 from simulator.replay import ENGINES, Engine, ReplayChoice, op_ends, replayed

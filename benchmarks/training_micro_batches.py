@@ -23,15 +23,15 @@ from executor.zoo.llama import Llama, Shape
 from hardware.catalog import find_instance, instance_cluster
 from hardware.cluster import Cluster
 from hardware.errors import InfeasibleError
-from scheduler.accumulation import accumulating
-from scheduler.affine import affine
-from scheduler.costs import cost_table
-from scheduler.evaluate import finish_plan
-from scheduler.graph import Graph, sharing_weights
-from scheduler.micro_batches import best_of, bubble, divisors, over_all, try_micro_batches
+from scheduler.baselines.single_device import single_device
+from scheduler.cost_model.costs import cost_table
+from scheduler.evaluation.evaluate import finish_plan
+from scheduler.ir.graph import Graph, sharing_weights
 from scheduler.portfolio import solve
 from scheduler.problem import Problem
-from scheduler.single_device import single_device
+from scheduler.training.accumulation import accumulating
+from scheduler.training.affine import affine
+from scheduler.training.micro_batches import best_of, bubble, divisors, over_all, try_micro_batches
 
 LLAMA = Shape(32_000, 2048, 5632, layers=22, heads=32, kv_heads=4, rotary_base=1e4)
 """TinyLlama-1.1B (Zhang et al., arXiv:2401.02385, table 2)."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hardware.documents import STRICT, read, to_plain, write_json
-from scheduler.graph import Graph
+from scheduler.ir.graph import Graph
 
 T = TypeVar("T")
 

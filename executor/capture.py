@@ -13,7 +13,7 @@ from executor.export import export
 from executor.op_rules import estimate
 from executor.program import Program
 from executor.sources import build_model
-from scheduler.graph import Graph, Op, Tensor
+from scheduler.ir.graph import Graph, Op, Tensor
 
 
 def capture(source: str, batch: int, dtype: str = "float32", tokens: int | None = None) -> Graph:

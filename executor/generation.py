@@ -11,7 +11,7 @@ from executor.sources import Model, build_from
 from executor.zoo import DECODERS, check_positions
 from hardware.documents import nearest
 from scheduler.generation import Generation
-from scheduler.graph import DTYPE_BYTES, Graph, Op
+from scheduler.ir.graph import DTYPE_BYTES, Graph, Op
 
 Decoder = Callable[[int, int, int], tuple[nn.Module, tuple[Tensor, ...]]]
 """(batch, new tokens, past tokens) -> a step and its inputs: token ids, then keys and values."""

@@ -22,10 +22,10 @@ from executor.timing import Load, Timing, time_in_turn
 from executor.worker import Context
 from hardware.efficiency import EfficiencyModel
 from hardware.profile import DeviceProfile
-from scheduler.costs import class_seconds, roofline_seconds
-from scheduler.features import OpColumns, feature_matrix
-from scheduler.fit import farthest, fit, most_telling
-from scheduler.gaussian_process import Array
+from scheduler.cost_model.costs import class_seconds, roofline_seconds
+from scheduler.cost_model.features import OpColumns, feature_matrix
+from scheduler.cost_model.fit import farthest, fit, most_telling
+from scheduler.cost_model.gaussian_process import Array
 
 NUM_CANDIDATES = 160
 MAX_CALL_S = 0.03

@@ -9,8 +9,8 @@ from torch import Tensor, fx
 from executor.capture import to_graph
 from executor.op_dims import RESHAPES
 from executor.program import Program
-from scheduler.operator_splits import Step, sizes, steps
-from scheduler.split_rules import Cut, Splits, cut_of
+from scheduler.tensor_parallel.operator_splits import Step, sizes, steps
+from scheduler.tensor_parallel.split_rules import Cut, Splits, cut_of
 
 
 def split_program(program: Program, splits: Splits) -> Program:

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from executor.capture import to_graph
 from executor.program import Program
 from hardware.documents import nearest
-from scheduler.graph import Op
+from scheduler.ir.graph import Op
 
 DTYPES = {str(d).removeprefix("torch."): d for d in (
     torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.int32,

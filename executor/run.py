@@ -12,11 +12,11 @@ from executor.loaded import LoadedModel
 from executor.split import cut
 from executor.stages import Job, Tensors, load_job, load_kept, run_job, save_stages
 from executor.workers import Tell, Workers
+from scheduler.data_parallel.replicas import copies, cycle
+from scheduler.evaluation.timeline import Span, device_order, loads, steady_window
 from scheduler.plan import Plan
 from scheduler.problem import Problem
-from scheduler.replicas import copies, cycle
 from scheduler.report import Report, quantiles
-from scheduler.timeline import Span, device_order, loads, steady_window
 
 LATENCY_RUNS = 5
 WINDOWS = 3

@@ -15,8 +15,8 @@ from torch import Tensor, fx
 from executor.split import StageProgram
 from executor.wire import Channel, Shape, open_channel
 from executor.worker import Context
+from scheduler.evaluation.timeline import Span
 from scheduler.plan import Stage, Transfer
-from scheduler.timeline import Span
 
 Tensors = dict[str, Tensor]
 

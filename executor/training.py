@@ -23,7 +23,7 @@ from executor.losses import loss, with_labels, without_layer_drop
 from executor.program import Program, tensors_in
 from executor.sources import Model
 from executor.tracing import module_paths
-from scheduler.graph import DTYPE_BYTES, Graph, Op
+from scheduler.ir.graph import DTYPE_BYTES, Graph, Op
 
 aten = torch.ops.aten
 OPTIMIZERS = ("adam", "sgd")

@@ -16,7 +16,7 @@ from executor.program import Program
 from executor.sources import Model, build_model
 from executor.stages import Tensors
 from executor.training import Optimizer, joint, update_name, updated_modules
-from scheduler.accumulation import accumulate_name, accumulated_name
+from scheduler.training.accumulation import accumulate_name, accumulated_name
 
 
 def load_training(

@@ -17,11 +17,11 @@ from executor.updates import updates_parameters
 from executor.workers import Tell, Workers
 from hardware.documents import STRICT
 from hardware.profile import Provenance
-from scheduler.costs import CostTable
-from scheduler.graph import Graph
+from scheduler.cost_model.costs import CostTable
+from scheduler.evaluation.timeline import Span
+from scheduler.ir.graph import Graph
 from scheduler.plan import Stage
 from scheduler.report import Report, quantiles
-from scheduler.timeline import Span
 
 SECONDS_PER_BASELINE = 2.5
 OP_TIMES_BUDGET_S = 5.0

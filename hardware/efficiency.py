@@ -12,10 +12,11 @@ class EfficiencyModel:
     """The logarithm of seconds over roofline seconds, as a Gaussian process of named features.
 
     seconds = roofline seconds * exp(g(features)); g has a linear part and a smooth part (Matern
-    5/2), conditioned on the points. `scheduler/gaussian_process.py` evaluates it.
+    5/2), conditioned on the points. `scheduler/cost_model/gaussian_process.py` evaluates it.
 
     Attributes:
-        features: names of the features; what they mean stands in `scheduler/features.py`.
+        features: names of the features; what they mean stands in
+            `scheduler/cost_model/features.py`.
         slope: prior standard deviation of the linear part, per unit of every feature.
         scales: length of each feature over which the smooth part changes.
         signal: standard deviation of the smooth part.
@@ -67,7 +68,8 @@ class LinearModel:
     have in common, for those that were never measured. Plain: without assumed efficiencies.
 
     Attributes:
-        features: names of the features; what they mean stands in `scheduler/features.py`.
+        features: names of the features; what they mean stands in
+            `scheduler/cost_model/features.py`.
         spread: deviation of the logarithm, such that +- 1.645 of it hold 90 % of the operators of
             devices that were left out of the fit.
     """

@@ -54,7 +54,7 @@ class KernelModel:
     seconds = closed form (constants) * exp(sum of like * residuals of measured devices).
 
     Attributes:
-        form: name of the closed form, in `scheduler/kernels.py`.
+        form: name of the closed form, in `scheduler/cost_model/kernels.py`.
         like: weight of each measured device's residuals.
         spread: standard deviation of the logarithm of measured over predicted; times 1.645 it
             holds 90 % of the measurements that were not fitted.

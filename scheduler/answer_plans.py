@@ -13,17 +13,17 @@ from dataclasses import replace
 
 from hardware.errors import InfeasibleError
 from hardware.units import format_seconds
-from scheduler.bounds import named_bound, usd_per_1k
-from scheduler.costs import cost_table
-from scheduler.evaluate import finish_plan, with_bound
+from scheduler.bounds.lower_bound import named_bound, usd_per_1k
+from scheduler.cost_model.costs import cost_table
+from scheduler.evaluation.evaluate import finish_plan, with_bound
+from scheduler.evaluation.memory import check_memory
+from scheduler.evaluation.timeline import stage_makespan
 from scheduler.generation import Generation, follow, prefill_splits
-from scheduler.memory import check_memory
-from scheduler.operator_splits import split_graph
 from scheduler.plan import Plan
 from scheduler.problem import Problem
 from scheduler.solution import Solution
-from scheduler.split_rules import Splits
-from scheduler.timeline import stage_makespan
+from scheduler.tensor_parallel.operator_splits import split_graph
+from scheduler.tensor_parallel.split_rules import Splits
 
 Solve = Callable[[Problem], Solution]
 

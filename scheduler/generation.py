@@ -4,9 +4,9 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from math import isfinite
 
-from scheduler.graph import Graph
+from scheduler.ir.graph import Graph
 from scheduler.problem import Placement, Problem
-from scheduler.split_rules import Split, Splits, cut_of
+from scheduler.tensor_parallel.split_rules import Split, Splits, cut_of
 
 
 @dataclass(frozen=True)

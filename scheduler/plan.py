@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from hardware.documents import STRICT
-from scheduler.graph import Graph, Phase
+from scheduler.ir.graph import Graph, Phase
 from scheduler.problem import Objective, Placement
-from scheduler.split_rules import Splits
+from scheduler.tensor_parallel.split_rules import Splits
 
 
 @dataclass(frozen=True)

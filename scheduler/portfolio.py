@@ -6,25 +6,26 @@ from dataclasses import replace
 from functools import partial
 
 from hardware.errors import InfeasibleError
-from scheduler import latency, throughput
-from scheduler.contiguous import contiguous
-from scheduler.cpop import cpop
-from scheduler.evaluate import finish_plan
-from scheduler.heft import heft
-from scheduler.ideals import ideals, ideals_beam
-from scheduler.large import is_large, large_algorithms
-from scheduler.m_etf import m_etf
-from scheduler.m_sct import m_sct
-from scheduler.multilevel import multilevel
-from scheduler.no_plan import why_none
-from scheduler.peft import peft
+from scheduler.baselines.round_robin import round_robin
+from scheduler.baselines.single_device import memory_fill, single_device
+from scheduler.evaluation.evaluate import finish_plan
+from scheduler.explanation.no_plan import why_none
+from scheduler.large.multilevel import multilevel
+from scheduler.large.portfolio import is_large, large_algorithms
+from scheduler.latency import portfolio as latency
+from scheduler.list_scheduling.cpop import cpop
+from scheduler.list_scheduling.heft import heft
+from scheduler.list_scheduling.m_etf import m_etf
+from scheduler.list_scheduling.m_sct import m_sct
+from scheduler.list_scheduling.peft import peft
 from scheduler.plan import Plan
 from scheduler.problem import Problem
-from scheduler.round_robin import round_robin
-from scheduler.single_device import memory_fill, single_device
 from scheduler.smallest import smallest
 from scheduler.solution import Found, Query, Solution, Tell, nothing_found
-from scheduler.training_pipeline import training_pipeline
+from scheduler.throughput import portfolio as throughput
+from scheduler.throughput.contiguous import contiguous
+from scheduler.throughput.ideals import ideals, ideals_beam
+from scheduler.training.training_pipeline import training_pipeline
 from scheduler.ways import (
     LATENCY,
     MOVES,

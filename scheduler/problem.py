@@ -11,11 +11,11 @@ from hardware.cluster import Cluster, Link
 from hardware.documents import nearest
 from hardware.errors import InfeasibleError
 from scheduler.arrays import Arrays, Floats, Ints
-from scheduler.costs import CostTable
-from scheduler.graph import Graph
+from scheduler.cost_model.costs import CostTable
+from scheduler.ir.graph import Graph
 
 if TYPE_CHECKING:
-    from scheduler.parting import Parting
+    from scheduler.bounds.parting import Parting
 
 Objective = Literal["latency", "throughput", "cost"]
 Communication = Literal["overlapped", "serialised"]
@@ -46,7 +46,7 @@ class Problem:
             throughput and cost.
         latency_bound_s: with objective `cost`, plans slower than this are refused.
         pipeline: order of forward and backward passes where a training step has several
-            micro-batches; see `scheduler/dispatch.py`.
+            micro-batches; see `scheduler/evaluation/dispatch.py`.
     """
 
     graph: Graph
@@ -266,7 +266,7 @@ class Problem:
     @cached_property
     def parting(self) -> "Parting | None":
         """Placements on two sides of devices; none where these are alike or no media carry."""
-        from scheduler.media_bound import best_parting
+        from scheduler.bounds.media_bound import best_parting
 
         return best_parting(self)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hardware.documents import STRICT
-from scheduler.timeline import Span
+from scheduler.evaluation.timeline import Span
 
 
 @dataclass(frozen=True)

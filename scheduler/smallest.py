@@ -5,8 +5,8 @@ import numpy as np
 from hardware.cluster import Cluster, Link
 from hardware.profile import DeviceProfile
 from hardware.provenance import Provenance
-from scheduler.costs import CostTable
-from scheduler.graph import Graph, Op, Tensor
+from scheduler.cost_model.costs import CostTable
+from scheduler.ir.graph import Graph, Op, Tensor
 from scheduler.problem import Problem
 
 LITERAL = Provenance("literal", "smallest problem")

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hardware.errors import InfeasibleError
-from scheduler.bounds import named_bound
-from scheduler.evaluate import with_bound
-from scheduler.large import is_large
+from scheduler.bounds.lower_bound import named_bound
+from scheduler.evaluation.evaluate import with_bound
+from scheduler.evaluation.timeline import slowdown
+from scheduler.large.portfolio import is_large
 from scheduler.plan import Plan
 from scheduler.problem import Problem
-from scheduler.timeline import slowdown
 
 Tell = Callable[[float, float], None]
 """Called with the best value and bound so far, in the objective's unit."""

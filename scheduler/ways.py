@@ -8,21 +8,22 @@ from functools import partial
 import numpy as np
 
 from hardware.errors import InfeasibleError
-from scheduler import latency, throughput
-from scheduler.bounds import usd_per_1k
-from scheduler.evaluate import finish_plan
-from scheduler.large import best_schedule
-from scheduler.latency_windows import compile_windows, latency_windows
+from scheduler.bounds.lower_bound import usd_per_1k
+from scheduler.bounds.relaxation_bound import relaxation_bound
+from scheduler.data_parallel.replicated import replicated
+from scheduler.evaluation.evaluate import finish_plan
+from scheduler.large.portfolio import best_schedule
+from scheduler.large.priced_moves import compile_moves, priced_moves
+from scheduler.latency import portfolio as latency
+from scheduler.latency.windows import compile_windows, latency_windows
+from scheduler.list_scheduling.tasks import placement_of, within_memory
 from scheduler.plan import Plan
-from scheduler.priced_moves import compile_moves, priced_moves
 from scheduler.problem import Placement, Problem
-from scheduler.relaxation_bound import relaxation_bound
-from scheduler.replicated import replicated
 from scheduler.smallest import smallest
 from scheduler.solution import Found, Query
-from scheduler.stage_moves import refine
 from scheduler.stopped import Stopped
-from scheduler.tasks import placement_of, within_memory
+from scheduler.throughput import portfolio as throughput
+from scheduler.training.stage_moves import refine
 
 Algorithm = Callable[[Problem], Placement]
 

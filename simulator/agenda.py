@@ -5,8 +5,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from scheduler.arrays import Ints
-from scheduler.stage_work import turn_of
-from scheduler.timeline import Timeline
+from scheduler.evaluation.stage_work import turn_of
+from scheduler.evaluation.timeline import Timeline
 
 Sharing = Literal["fair", "fifo"]
 """How links of one medium share it: each an equal part of the bandwidth, or one after the other."""

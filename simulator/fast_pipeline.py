@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scheduler.dispatch import Times, awaited, expected, no_times, runs_at
-from scheduler.stage_work import StageWork
+from scheduler.evaluation.dispatch import Times, awaited, expected, no_times, runs_at
+from scheduler.evaluation.stage_work import StageWork
 from simulator.agenda import Agenda
 from simulator.fast_state import compiled, compiled_inline
 

@@ -8,12 +8,19 @@ from typing import NamedTuple
 import numpy as np
 
 from scheduler.arrays import Floats
-from scheduler.memory import memory_needs
-from scheduler.memory_timeline import Copies, alive_bytes, copies_of, in_turn, lives, turns_of
+from scheduler.evaluation.memory import memory_needs
+from scheduler.evaluation.memory_timeline import (
+    Copies,
+    alive_bytes,
+    copies_of,
+    in_turn,
+    lives,
+    turns_of,
+)
+from scheduler.evaluation.timeline import Timeline
 from scheduler.plan import MemoryNeed, Plan
 from scheduler.problem import Problem
 from scheduler.report import Held, MemoryUse, Moment
-from scheduler.timeline import Timeline
 
 MOST_HELD = 8
 """Tensors named at a moment."""
@@ -22,10 +29,10 @@ MOST_POINTS = 1000
 
 
 def memory_over_time(problem: Problem, plan: Plan, timeline: Timeline) -> dict[str, MemoryUse]:
-    """What every device of a plan holds while a timeline runs; see `scheduler/memory_timeline.py`.
+    """What every device of a plan holds while a timeline runs.
 
-    Followed until the first micro-batch enters that is none of the first
-    `in_flight + num_micro_batches`.
+    See `scheduler/evaluation/memory_timeline.py`. Followed until the first micro-batch enters that
+    is none of the first `in_flight + num_micro_batches`.
     """
     m = len(timeline.times.start_s)
     followed = min(m, plan.in_flight + plan.num_micro_batches)

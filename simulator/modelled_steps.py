@@ -16,13 +16,13 @@ from hardware.cluster import Cluster
 from hardware.errors import InfeasibleError
 from hardware.profile import DeviceProfile
 from hardware.units import format_bytes
-from scheduler.batch_size import scaled_op
-from scheduler.costs import class_seconds, cost_table
-from scheduler.features import OpColumns
-from scheduler.fused import fused
+from scheduler.cost_model.costs import class_seconds, cost_table
+from scheduler.cost_model.features import OpColumns
+from scheduler.cost_model.kernels import FORMS
 from scheduler.generation import Generation
-from scheduler.graph import DTYPE_BYTES, Graph, Op
-from scheduler.kernels import FORMS
+from scheduler.ir.batch_size import scaled_op
+from scheduler.ir.fused import fused
+from scheduler.ir.graph import DTYPE_BYTES, Graph, Op
 from scheduler.problem import Placement
 from simulator.step_times import Array, StepTimes
 

@@ -10,8 +10,8 @@ import numpy as np
 import simpy
 
 from scheduler.arrays import Floats
-from scheduler.dispatch import Times, awaited, no_times
-from scheduler.stage_work import StageWork
+from scheduler.evaluation.dispatch import Times, awaited, no_times
+from scheduler.evaluation.stage_work import StageWork
 from simulator.agenda import Agenda
 from simulator.fair_medium import FairMedium
 

@@ -10,13 +10,10 @@ import numpy as np
 
 from hardware.documents import STRICT
 from scheduler.arrays import Floats
-from scheduler.dispatch import Times
-from scheduler.plan import Plan
-from scheduler.problem import Problem
-from scheduler.replicas import copies
-from scheduler.report import Quantiles, Report
-from scheduler.stage_work import StageWork, by_turn
-from scheduler.timeline import (
+from scheduler.data_parallel.replicas import copies
+from scheduler.evaluation.dispatch import Times
+from scheduler.evaluation.stage_work import StageWork, by_turn
+from scheduler.evaluation.timeline import (
     Span,
     Timeline,
     last_end_s,
@@ -25,6 +22,9 @@ from scheduler.timeline import (
     spans_of,
     steady_window,
 )
+from scheduler.plan import Plan
+from scheduler.problem import Problem
+from scheduler.report import Quantiles, Report
 from simulator.agenda import Agenda, Sharing, agenda_of
 from simulator.fast_pipeline import run_fast
 from simulator.memory import memory_over_time

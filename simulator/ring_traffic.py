@@ -6,12 +6,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from scheduler.all_reduce import Ring, gradients, rings
+from scheduler.data_parallel.all_reduce import Ring, gradients, rings
+from scheduler.data_parallel.replicas import teams
+from scheduler.evaluation.stage_work import BACKWARD, FORWARD
+from scheduler.evaluation.timeline import Span, Timeline
 from scheduler.plan import Plan
 from scheduler.problem import Problem
-from scheduler.replicas import teams
-from scheduler.stage_work import BACKWARD, FORWARD
-from scheduler.timeline import Span, Timeline
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from hardware.cluster import Cluster
 from hardware.errors import InfeasibleError
 from hardware.instances import Instance
 from hardware.prices import Market, PriceBook
-from scheduler.batch_size import with_samples
-from scheduler.costs import CostTable, cost_table, rescale
-from scheduler.graph import Graph, sharing_weights
+from scheduler.cost_model.costs import CostTable, cost_table, rescale
+from scheduler.ir.batch_size import with_samples
+from scheduler.ir.graph import Graph, sharing_weights
 from scheduler.plan import Plan
 from scheduler.portfolio import solve
 from scheduler.problem import Problem

@@ -5,8 +5,8 @@ import pytest
 
 from hardware.cluster import Cluster, Link
 from hardware.profile import DeviceProfile, Provenance
-from scheduler.costs import CostTable
-from scheduler.graph import Graph, Op, Tensor
+from scheduler.cost_model.costs import CostTable
+from scheduler.ir.graph import Graph, Op, Tensor
 from scheduler.problem import Problem
 from simulator.layer_profile import ONCE, PER_LAYER, PER_SEQUENCE
 

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from test_training_pipeline import step
 
 from hardware.errors import InfeasibleError
-from scheduler.all_reduce import gradients, left_s, rings
-from scheduler.bounds import lower_bound
-from scheduler.check import check_plan
-from scheduler.dispatch import most_waiting
-from scheduler.evaluate import finish_plan
-from scheduler.graph import sharing_weights
+from scheduler.bounds.lower_bound import lower_bound
+from scheduler.data_parallel.all_reduce import gradients, left_s, rings
+from scheduler.data_parallel.replicas import turns
+from scheduler.evaluation.check import check_plan
+from scheduler.evaluation.dispatch import most_waiting
+from scheduler.evaluation.evaluate import finish_plan
+from scheduler.evaluation.stage_work import stage_work
+from scheduler.evaluation.timeline import stage_timeline
+from scheduler.ir.graph import sharing_weights
 from scheduler.portfolio import solve
-from scheduler.replicas import turns
-from scheduler.stage_work import stage_work
-from scheduler.timeline import stage_timeline
 from simulator.replay import ReplayChoice, replay, simulate
 
 FORWARD_BACKWARD = {"f": 1.0, "b": 0.5, "g": 0.5, "u": 0.0}

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from hardware.errors import InfeasibleError
 from scheduler.answer_plans import over_answer, prefill_problem, solve_answer
-from scheduler.check import check_plan
-from scheduler.costs import cost_table
-from scheduler.evaluate import finish_plan
+from scheduler.cost_model.costs import cost_table
+from scheduler.evaluation.check import check_plan
+from scheduler.evaluation.evaluate import finish_plan
 from scheduler.generation import Generation
 from scheduler.portfolio import solve
 from scheduler.problem import Problem

@@ -7,7 +7,7 @@ import pytest
 from conftest import make_chain
 
 from hardware.documents import write_json
-from scheduler.graph_file import graph_document, read_graph
+from scheduler.ir.graph_file import graph_document, read_graph
 from ui.cli import main
 
 
@@ -200,7 +200,7 @@ def test_scenarios_forbid_and_colocate(tmp_path, capsys, rules, code, expected):
 def test_without_a_solver_the_latency_is_searched_and_that_is_said(
     tmp_path, capsys, monkeypatch, algorithm
 ):
-    monkeypatch.setattr("scheduler.latency.find_spec", lambda name: None)
+    monkeypatch.setattr("scheduler.latency.portfolio.find_spec", lambda name: None)
     for name in [name for name in sys.modules if name.startswith("ortools")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(PathFinder, "find_spec", without("ortools"))

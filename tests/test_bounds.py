@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardware.errors import InfeasibleError
-from scheduler.bounds import lower_bound
-from scheduler.evaluate import finish_plan
-from scheduler.latency_timeline import makespan_of
+from scheduler.bounds.lower_bound import lower_bound
+from scheduler.bounds.relaxation_bound import relaxation_bound
+from scheduler.evaluation.evaluate import finish_plan
+from scheduler.latency.makespan import makespan_of
+from scheduler.list_scheduling.tasks import tasks_of
 from scheduler.portfolio import solve
-from scheduler.relaxation_bound import relaxation_bound
-from scheduler.tasks import tasks_of
 
 
 @st.composite

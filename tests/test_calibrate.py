@@ -22,8 +22,8 @@ from executor.workers import Workers
 from hardware.catalog import read_profiles
 from hardware.cluster import Cluster
 from hardware.profile import DeviceProfile, Provenance
-from scheduler.costs import cost_table, roofline_seconds
-from scheduler.features import OpColumns, feature_matrix
+from scheduler.cost_model.costs import cost_table, roofline_seconds
+from scheduler.cost_model.features import OpColumns, feature_matrix
 from ui.calibration import check_origin, judgement, left_out, profile_text
 from ui.this_machine import busiest
 

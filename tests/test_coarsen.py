@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from hardware.errors import InfeasibleError
 from hardware.profile import Provenance
-from scheduler.coarsen import coarsen, coarsen_costs, coarsen_to, expand
-from scheduler.costs import CostTable
-from scheduler.graph import Graph, Op, Tensor
+from scheduler.cost_model.costs import CostTable
+from scheduler.ir.coarsen import coarsen, coarsen_costs, coarsen_to, expand
+from scheduler.ir.graph import Graph, Op, Tensor
 
 LEVEL = Provenance("datasheet", "test")
 

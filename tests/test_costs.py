@@ -4,10 +4,10 @@ from conftest import LITERAL, make_cluster, make_graph, make_op, make_profile
 
 from hardware.cluster import Cluster
 from hardware.profile import Provenance
-from scheduler.costs import CostTable, cost_table, op_seconds
-from scheduler.features import FEATURES, OpColumns, feature_matrix
-from scheduler.fit import fit
-from scheduler.graph import Graph, Tensor
+from scheduler.cost_model.costs import CostTable, cost_table, op_seconds
+from scheduler.cost_model.features import FEATURES, OpColumns, feature_matrix
+from scheduler.cost_model.fit import fit
+from scheduler.ir.graph import Graph, Tensor
 
 CALIBRATED = Provenance("calibrated", "test")
 

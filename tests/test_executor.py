@@ -22,8 +22,8 @@ from executor.split import cut
 from executor.whole import op_times, run_whole_in
 from executor.workers import WorkerError, Workers
 from hardware.cluster import Cluster
-from scheduler.costs import cost_table
-from scheduler.evaluate import finish_plan
+from scheduler.cost_model.costs import cost_table
+from scheduler.evaluation.evaluate import finish_plan
 from scheduler.problem import Problem
 
 PARAMS = {"cifar10-cnn": 122_570, "resnet50": 25_557_032, "gpt2": 124_439_808}

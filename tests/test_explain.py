@@ -6,13 +6,13 @@ import pytest
 from conftest import make_chain, make_cluster, make_graph, make_op, make_problem
 
 from hardware.documents import write_json
-from scheduler.evaluate import finish_plan
-from scheduler.explain import explain
-from scheduler.graph import Graph, Tensor
-from scheduler.graph_file import graph_document
+from scheduler.evaluation.evaluate import finish_plan
+from scheduler.explanation.explain import explain
+from scheduler.ir.graph import Graph, Tensor
+from scheduler.ir.graph_file import graph_document
 from scheduler.portfolio import solve
-from scheduler.split_rules import Split
-from scheduler.split_search import with_splits
+from scheduler.tensor_parallel.split_rules import Split
+from scheduler.tensor_parallel.split_search import with_splits
 from ui.cli import main
 from ui.explained import explanation_lines
 
@@ -129,9 +129,9 @@ def test_few_alternatives_of_a_large_graph_are_valued_and_it_says_so(monkeypatch
     problem = make_problem(make_chain(30), np.ones((30, 4)) * [1, 1, 9, 9], make_cluster("abcd"))
     plan = solve(problem).best
     valued = []
-    monkeypatch.setattr("scheduler.explain.MOST_VALUED", 10)
+    monkeypatch.setattr("scheduler.explanation.explain.MOST_VALUED", 10)
     monkeypatch.setattr(
-        "scheduler.relief.finish_plan", lambda *a: valued.append(1) or finish_plan(*a)
+        "scheduler.explanation.relief.finish_plan", lambda *a: valued.append(1) or finish_plan(*a)
     )
     found = explain(problem, plan)
     assert len(valued) == found.valued + 1

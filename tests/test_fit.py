@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hardware.documents import parse, read_raw, to_plain, write_text
 from hardware.efficiency import EfficiencyModel
 from hardware.provenance import Provenance
-from scheduler.fit import farthest, fit, leave_out, most_telling
-from scheduler.gaussian_process import interval, predict
+from scheduler.cost_model.fit import farthest, fit, leave_out, most_telling
+from scheduler.cost_model.gaussian_process import interval, predict
 
 SOURCE = Provenance("calibrated", "test")
 NAMES = ("a", "b", "c")

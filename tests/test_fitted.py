@@ -8,10 +8,10 @@ from hardware.efficiency import LinearModel
 from hardware.fitted import FittedModels, load_fitted, with_fitted
 from hardware.profile import DeviceProfile
 from hardware.provenance import Provenance
-from scheduler.costs import class_seconds, plain_roofline_seconds
-from scheduler.features import OpColumns
-from scheduler.graph import Op
-from scheduler.pooled import Prior, Run, fit_pooled, predict_pooled
+from scheduler.cost_model.costs import class_seconds, plain_roofline_seconds
+from scheduler.cost_model.features import OpColumns
+from scheduler.cost_model.pooled import Prior, Run, fit_pooled, predict_pooled
+from scheduler.ir.graph import Op
 
 FITTED = load_fitted()["gpu-float32"]
 GPUS = [p for p in load_profiles().values() if FITTED.suit(p)]

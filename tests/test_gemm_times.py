@@ -15,9 +15,9 @@ from hardware.kernel_model import (
     transferred,
 )
 from hardware.provenance import Provenance
-from scheduler.kernel_fit import Sample, adapt, choose
-from scheduler.kernel_times import model_for
-from scheduler.kernels import FORMS, chip_of, kernel_seconds, product_seconds
+from scheduler.cost_model.kernel_fit import Sample, adapt, choose
+from scheduler.cost_model.kernel_times import model_for
+from scheduler.cost_model.kernels import FORMS, chip_of, kernel_seconds, product_seconds
 
 CHIP = Chip(peak=1e15, bandwidth=3e12, units=132, cache=5e7)
 

@@ -10,9 +10,9 @@ from hardware.cluster import Cluster, Link
 from hardware.errors import InfeasibleError
 from hardware.profile import DeviceProfile
 from hardware.provenance import Provenance
-from scheduler.costs import cost_table
-from scheduler.fused import fused
-from scheduler.graph import Graph, Tensor
+from scheduler.cost_model.costs import cost_table
+from scheduler.ir.fused import fused
+from scheduler.ir.graph import Graph, Tensor
 from simulator.alone import alone, least_server_s
 from simulator.answer_figures import measure_answers, queue_growth_per_s
 from simulator.answers import Deployment, Transfer, answer

@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from test_throughput import arrays
 
 from hardware.errors import InfeasibleError
-from scheduler import ideals as module
 from scheduler.arrays import kinds
-from scheduler.check import check_plan
-from scheduler.evaluate import finish_plan
-from scheduler.ideal_sets import enumerate_ideals
-from scheduler.ideals import ideal_split, ideals, ideals_beam
-from scheduler.instances import read_instance
+from scheduler.evaluation.check import check_plan
+from scheduler.evaluation.evaluate import finish_plan
+from scheduler.ir.instances import read_instance
 from scheduler.portfolio import solve
 from scheduler.problem import Problem
+from scheduler.throughput import ideals as module
+from scheduler.throughput.ideal_sets import enumerate_ideals
+from scheduler.throughput.ideals import ideal_split, ideals, ideals_beam
 
 PUBLISHED = Path(__file__).parents[2] / "shared/data/placement/dnn-partitioning/throughput"
 needs_files = pytest.mark.skipif(not PUBLISHED.exists(), reason="published instances not here")

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from scheduler.instances import is_instance, read_instance
+from scheduler.evaluation.timeline import makespan, stage_timeline
+from scheduler.ir.instances import is_instance, read_instance
 from scheduler.plan import Plan, cut_stages
 from scheduler.problem import Problem
-from scheduler.timeline import makespan, stage_timeline
 from simulator.replay import simulate
 from ui.graph_source import instance_of
 from ui.prepare import prepare_instance

@@ -9,28 +9,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardware.cluster import Cluster
-from scheduler.bounds import lower_bound
-from scheduler.check import check_plan
-from scheduler.cpop import cpop_schedule
-from scheduler.evaluate import finish_plan
-from scheduler.graph import Graph, Tensor
-from scheduler.heft import by_rank, heft_schedule, upward_ranks
-from scheduler.latency import compile_loops, latency
-from scheduler.latency_by_clock import run_by_clock
-from scheduler.latency_in_order import keep, media_are_private, room_for, run_in_order
-from scheduler.latency_search import _best_list, _improved
-from scheduler.latency_timeline import makespan_of, simulate
-from scheduler.longest_paths import heads, tails
-from scheduler.m_etf import earliest_task, m_etf_schedule
-from scheduler.m_sct import favourites, m_sct_schedule
-from scheduler.modules import cuts, forced_load
-from scheduler.peft import optimistic_costs, peft_schedule
-from scheduler.placed import no_times, ordered
+from scheduler.bounds.longest_paths import heads, tails
+from scheduler.bounds.lower_bound import lower_bound
+from scheduler.bounds.modules import cuts, forced_load
+from scheduler.evaluation.check import check_plan
+from scheduler.evaluation.evaluate import finish_plan
+from scheduler.evaluation.timeline import makespan, stage_timeline
+from scheduler.ir.graph import Graph, Tensor
+from scheduler.latency.by_clock import run_by_clock
+from scheduler.latency.in_order import keep, media_are_private, room_for, run_in_order
+from scheduler.latency.makespan import makespan_of, simulate
+from scheduler.latency.placed import no_times, ordered
+from scheduler.latency.portfolio import compile_loops, latency
+from scheduler.latency.search import _best_list, _improved
+from scheduler.latency.series import series_schedule
+from scheduler.list_scheduling.cpop import cpop_schedule
+from scheduler.list_scheduling.heft import by_rank, heft_schedule, upward_ranks
+from scheduler.list_scheduling.m_etf import earliest_task, m_etf_schedule
+from scheduler.list_scheduling.m_sct import favourites, m_sct_schedule
+from scheduler.list_scheduling.peft import optimistic_costs, peft_schedule
+from scheduler.list_scheduling.tasks import fits, tasks_of
 from scheduler.plan import cut_runs
 from scheduler.portfolio import ALGORITHMS
-from scheduler.series import series_schedule
-from scheduler.tasks import fits, tasks_of
-from scheduler.timeline import makespan, stage_timeline
 
 # Topcuoglu, Hariri, Wu 2002, figure 2: computation costs and communication costs of ten tasks.
 HEFT_W = [

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_list_scheduling import problems
 
-from scheduler.bounds import lower_bound
-from scheduler.load_bound import load_bound
-from scheduler.media_bound import media_bound
+from scheduler.bounds.load_bound import load_bound
+from scheduler.bounds.lower_bound import lower_bound
+from scheduler.bounds.media_bound import media_bound
 
 
 def least_load(problem):

@@ -12,13 +12,13 @@ from torch import nn
 from executor.sources import Model
 from executor.training import Optimizer, capture_training
 from hardware.errors import InfeasibleError
-from scheduler.accumulation import accumulating
-from scheduler.affine import affine
-from scheduler.check import check_plan
-from scheduler.graph import sharing_weights
-from scheduler.memory import gradients
-from scheduler.micro_batches import best_of, bubble, divisors, over_all, try_micro_batches
+from scheduler.evaluation.check import check_plan
+from scheduler.evaluation.memory import gradients
+from scheduler.ir.graph import sharing_weights
 from scheduler.portfolio import solve
+from scheduler.training.accumulation import accumulating
+from scheduler.training.affine import affine
+from scheduler.training.micro_batches import best_of, bubble, divisors, over_all, try_micro_batches
 from simulator.replay import replay
 from ui import cli, exits
 from ui.training import tried_micro_batches

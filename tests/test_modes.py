@@ -16,8 +16,8 @@ from executor.training import Optimizer, capture_training
 from executor.zoo import llama as zoo_llama
 from executor.zoo.llama import Llama, Shape
 from executor.zoo.mixtral import Experts
-from scheduler.costs import cost_table
-from scheduler.memory import memory_needs
+from scheduler.cost_model.costs import cost_table
+from scheduler.evaluation.memory import memory_needs
 from scheduler.plan import cut_stages
 from scheduler.problem import Problem
 from ui import cli, exits

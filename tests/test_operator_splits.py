@@ -9,9 +9,9 @@ from executor.operator_splits import split_program
 from executor.program import Program
 from executor.sources import Model
 from executor.split import cut
-from scheduler.graph import Graph
-from scheduler.operator_splits import split_graph
-from scheduler.split_rules import Split, cut_of
+from scheduler.ir.graph import Graph
+from scheduler.tensor_parallel.operator_splits import split_graph
+from scheduler.tensor_parallel.split_rules import Split, cut_of
 
 
 class Block(torch.nn.Module):

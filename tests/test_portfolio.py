@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardware.errors import InfeasibleError
-from scheduler import latency, latency_windows, throughput
-from scheduler.check import check_plan
-from scheduler.evaluate import finish_plan
+from scheduler.evaluation.check import check_plan
+from scheduler.evaluation.evaluate import finish_plan
+from scheduler.latency import portfolio as latency
+from scheduler.latency import windows as latency_windows
 from scheduler.portfolio import solve
+from scheduler.throughput import portfolio as throughput
 from simulator.replay import replay
 
 

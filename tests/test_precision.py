@@ -2,9 +2,9 @@ import pytest
 
 from hardware.cluster import Cluster
 from hardware.profile import DeviceProfile, Provenance
-from scheduler.costs import cost_table
-from scheduler.graph import Graph, Op, Tensor
-from scheduler.precision import Precision, Pruning, pruned, unsupported, with_precision
+from scheduler.cost_model.costs import cost_table
+from scheduler.ir.graph import Graph, Op, Tensor
+from scheduler.ir.precision import Precision, Pruning, pruned, unsupported, with_precision
 from ui.model_spec import ModelSpec
 
 SOURCE = Provenance("datasheet", "test")

@@ -6,11 +6,11 @@ from conftest import make_chain, make_cluster, make_graph, make_problem
 
 from hardware.cluster import Cluster
 from hardware.errors import InfeasibleError
-from scheduler.check import check_plan
-from scheduler.evaluate import finish_plan
+from scheduler.evaluation.check import check_plan
+from scheduler.evaluation.evaluate import finish_plan
+from scheduler.evaluation.timeline import loads, stage_timeline
 from scheduler.plan import cut_stages
 from scheduler.portfolio import solve
-from scheduler.timeline import loads, stage_timeline
 
 
 def ends(problem, seconds):

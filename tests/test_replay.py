@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from test_scheduler import problems
 
 from hardware.cluster import Cluster, Link
-from scheduler.evaluate import finish_plan
-from scheduler.graph import Graph, Tensor
+from scheduler.evaluation.evaluate import finish_plan
+from scheduler.evaluation.timeline import makespan, run_stages, stage_makespan, stage_timeline
+from scheduler.ir.graph import Graph, Tensor
 from scheduler.plan import cut_runs
 from scheduler.portfolio import solve
-from scheduler.timeline import makespan, run_stages, stage_makespan, stage_timeline
 from simulator.agenda import agenda_of
 from simulator.fast_pipeline import run_fast
 from simulator.pipeline import run_operators

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardware.errors import InfeasibleError
-from scheduler.bounds import lower_bound
-from scheduler.check import check_plan
-from scheduler.evaluate import finish_plan
+from scheduler.bounds.lower_bound import lower_bound
+from scheduler.data_parallel.replicas import copies, cycle, turns
+from scheduler.data_parallel.replicated import replicated
+from scheduler.evaluation.check import check_plan
+from scheduler.evaluation.evaluate import finish_plan
 from scheduler.portfolio import solve
-from scheduler.replicas import copies, cycle, turns
-from scheduler.replicated import replicated
 from simulator.replay import ReplayChoice, replay, simulate
 
 

@@ -10,19 +10,19 @@ from test_list_scheduling import problems
 from benchmarks.deep_decoder import cluster_of, decoder
 from hardware.cluster import Cluster
 from hardware.errors import InfeasibleError
-from scheduler.bounds import lower_bound
-from scheduler.check import check_plan
-from scheduler.costs import cost_table
-from scheduler.evaluate import finish_plan
-from scheduler.even_split import crossing, split_evenly
-from scheduler.graph import Graph, sharing_weights
-from scheduler.large import LARGE, list_schedules
-from scheduler.load_bound import load_bound
-from scheduler.multilevel import coarse_splits, multilevel
+from scheduler.bounds.load_bound import load_bound
+from scheduler.bounds.lower_bound import lower_bound
+from scheduler.cost_model.costs import cost_table
+from scheduler.evaluation.check import check_plan
+from scheduler.evaluation.evaluate import finish_plan
+from scheduler.ir.graph import Graph, sharing_weights
+from scheduler.large.multilevel import coarse_splits, multilevel
+from scheduler.large.portfolio import LARGE, list_schedules
+from scheduler.large.refine import refine
+from scheduler.large.two_sides import two_sides
 from scheduler.portfolio import solve
 from scheduler.problem import Problem
-from scheduler.refine import refine
-from scheduler.two_sides import two_sides
+from scheduler.throughput.even_split import crossing, split_evenly
 
 
 def planned(problem, place):
@@ -65,7 +65,7 @@ def test_two_sides_trade_what_suits_the_other_kind_of_device():
 
 
 def test_priced_moves_lower_the_load_and_keep_classes_and_memory(monkeypatch):
-    monkeypatch.setattr("scheduler.large.LARGE", 100)
+    monkeypatch.setattr("scheduler.large.portfolio.LARGE", 100)
     seconds = np.array(([[1.0, 4.0]] * 10 + [[1.0, 1.0]] * 10) * 20)
     problem = make_problem(
         make_chain(400), seconds, make_cluster(bytes_per_s=100.0),

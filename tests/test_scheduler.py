@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 
 from hardware.cluster import Cluster
 from hardware.errors import InfeasibleError
-from scheduler.batch_size import with_samples
-from scheduler.bounds import lower_bound
-from scheduler.costs import CostTable, cost_table, op_seconds, rescale
-from scheduler.evaluate import finish_plan
-from scheduler.graph import Graph, Tensor
+from scheduler.baselines.single_device import memory_fill
+from scheduler.bounds.lower_bound import lower_bound
+from scheduler.cost_model.costs import CostTable, cost_table, op_seconds, rescale
+from scheduler.evaluation.evaluate import finish_plan
+from scheduler.evaluation.timeline import loads, makespan, stage_timeline
+from scheduler.ir.batch_size import with_samples
+from scheduler.ir.graph import Graph, Tensor
 from scheduler.plan import cut_stages
 from scheduler.portfolio import algorithms, solve
-from scheduler.single_device import memory_fill
-from scheduler.timeline import loads, makespan, stage_timeline
 
 
 def test_roofline_takes_the_larger_of_compute_and_memory():

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from test_scheduler import problems
 
 from hardware.catalog import find_instance, load_prices
+from scheduler.evaluation.timeline import makespan, stage_timeline
 from scheduler.portfolio import solve
-from scheduler.timeline import makespan, stage_timeline
 from simulator.arrivals import Slo, Traffic
 from simulator.billing import cost_at_full_load
 from simulator.capacity import Candidate, size_fleet, size_fleets

@@ -9,13 +9,13 @@ import pytest
 from executor.capture import capture
 from executor.generation import capture_generation
 from hardware.catalog import find_instance, instance_cluster
-from scheduler import split_search
-from scheduler.check import check_plan
-from scheduler.costs import cost_table
+from scheduler.cost_model.costs import cost_table
+from scheduler.evaluation.check import check_plan
 from scheduler.portfolio import solve
 from scheduler.problem import Problem
-from scheduler.split_rules import Split
-from scheduler.split_search import may_split, split_where_it_pays, with_splits
+from scheduler.tensor_parallel import split_search
+from scheduler.tensor_parallel.split_rules import Split
+from scheduler.tensor_parallel.split_search import may_split, split_where_it_pays, with_splits
 from simulator.generation import predict_generation
 from simulator.replay import ReplayChoice, replay
 

@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.arrays import Arrays, csr
-from scheduler.contiguous import best_order_split, split_order
-from scheduler.contract import contract, together
-from scheduler.device_sets import layers_of, least_loads, members, steps_of
-from scheduler.exchange import exchange
-from scheduler.integer_programme import reassign
-from scheduler.local_search import anneal, net, state
-from scheduler.orders import late, narrow
-from scheduler.set_bound import SetBound, tighten
-from scheduler.throughput import SEARCHES, improve, start
+from scheduler.throughput.contiguous import best_order_split, split_order
+from scheduler.throughput.contract import contract, together
+from scheduler.throughput.device_sets import layers_of, least_loads, members, steps_of
+from scheduler.throughput.exchange import exchange
+from scheduler.throughput.integer_programme import reassign
+from scheduler.throughput.local_search import anneal, net, state
+from scheduler.throughput.orders import late, narrow
+from scheduler.throughput.portfolio import SEARCHES, improve, start
+from scheduler.throughput.set_bound import SetBound, tighten
 
 
 def make_arrays(seconds, readers, ends=None, limit=np.inf, op_bytes=None, num_bytes=1.0):

@@ -101,7 +101,7 @@ def test_out_of_memory_is_worded_with_moment_tensors_and_limit():
 
 def chain_files(tmp_path, memory_bytes):
     """A scenario of a training step on two devices, from files."""
-    from scheduler.graph_file import graph_document
+    from scheduler.ir.graph_file import graph_document
 
     graph = replace(training_problem(2, 4).graph, name="net")
     (tmp_path / "graph.json").write_text(json.dumps(graph_document(graph)))

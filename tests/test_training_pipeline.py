@@ -8,14 +8,14 @@ import pytest
 from conftest import make_cluster, make_op, make_problem
 
 from hardware.errors import InfeasibleError
-from scheduler.accumulation import accumulating
-from scheduler.check import check_plan
-from scheduler.evaluate import finish_plan
-from scheduler.folding import folded
-from scheduler.graph import Graph, Tensor, sharing_weights
+from scheduler.evaluation.check import check_plan
+from scheduler.evaluation.evaluate import finish_plan
+from scheduler.ir.graph import Graph, Tensor, sharing_weights
 from scheduler.portfolio import solve
-from scheduler.stage_moves import moves, refine
-from scheduler.training_pipeline import training_pipeline
+from scheduler.training.accumulation import accumulating
+from scheduler.training.folding import folded
+from scheduler.training.stage_moves import moves, refine
+from scheduler.training.training_pipeline import training_pipeline
 from simulator.replay import ReplayChoice, replay
 
 SECONDS = {"f": 1.0, "b": 1.0, "g": 1.0, "u": 0.5}

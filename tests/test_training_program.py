@@ -14,10 +14,10 @@ from executor.updates import LEARNING_RATE
 from executor.whole import first_steps, op_times, run_whole_in
 from executor.workers import Workers
 from hardware.cluster import Cluster
-from scheduler.accumulation import accumulating
-from scheduler.evaluate import finish_plan
-from scheduler.graph import sharing_weights
+from scheduler.evaluation.evaluate import finish_plan
+from scheduler.ir.graph import sharing_weights
 from scheduler.problem import Problem
+from scheduler.training.accumulation import accumulating
 
 BATCH = 4
 

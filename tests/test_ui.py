@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hardware.errors import InfeasibleError
-from scheduler.graph_file import read_graph
+from scheduler.ir.graph_file import read_graph
 from ui import cli, exits, files, pipeline, prepare, rented, terminal
 from ui.scenario import parse_scenario, read_scenario, vary
 

@@ -9,21 +9,21 @@ from hypothesis import strategies as st
 from test_list_scheduling import problems
 
 from benchmarks.deep_decoder import cluster_of, decoder
-from scheduler.bounds import lower_bound
-from scheduler.check import check_plan
-from scheduler.costs import cost_table
-from scheduler.evaluate import finish_plan
-from scheduler.graph import sharing_weights
-from scheduler.heft import heft_schedule
-from scheduler.large import best_schedule
-from scheduler.latency_in_order import media_are_private
-from scheduler.latency_timeline import makespan_of
-from scheduler.latency_windows import improve_windows, latency_windows, timed
+from scheduler.bounds.lower_bound import lower_bound
+from scheduler.cost_model.costs import cost_table
+from scheduler.evaluation.check import check_plan
+from scheduler.evaluation.evaluate import finish_plan
+from scheduler.ir.graph import sharing_weights
+from scheduler.large.portfolio import best_schedule
+from scheduler.latency.in_order import media_are_private
+from scheduler.latency.makespan import makespan_of
+from scheduler.latency.window import room_for, run, window_at
+from scheduler.latency.window_anneal import anneal_window
+from scheduler.latency.windows import improve_windows, latency_windows, timed
+from scheduler.list_scheduling.heft import heft_schedule
+from scheduler.list_scheduling.tasks import fits, tasks_of
 from scheduler.portfolio import solve
 from scheduler.problem import Problem
-from scheduler.tasks import fits, tasks_of
-from scheduler.window import room_for, run, window_at
-from scheduler.window_anneal import anneal_window
 
 
 def scheduled(tasks):

@@ -122,8 +122,8 @@ def judgement(judged: "list[Judged]") -> dict[str, Any]:
 
 def left_out(found: "OpModels") -> dict[str, Any]:
     """The same for every fitted point, each predicted by a fit without it."""
-    from scheduler.fit import leave_out
-    from scheduler.gaussian_process import interval
+    from scheduler.cost_model.fit import leave_out
+    from scheduler.cost_model.gaussian_process import interval
 
     rows, errors, inside = {}, [], []
     for kind, model in found.models.items():

@@ -10,9 +10,9 @@ from typing import Any
 import altair as alt
 
 from hardware.units import format_count, format_seconds
-from scheduler.graph import Graph
+from scheduler.evaluation.timeline import Span
+from scheduler.ir.graph import Graph
 from scheduler.report import MemoryUse
-from scheduler.timeline import Span
 from simulator.capacity import Fleet
 from simulator.whatif import Outcome
 

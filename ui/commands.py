@@ -12,13 +12,13 @@ from hardware.cluster_file import read_cluster
 from hardware.documents import to_plain, write_json
 from hardware.errors import InfeasibleError
 from hardware.units import format_usd
-from scheduler.coarsen import at_grain
-from scheduler.evaluate import in_flight_of
-from scheduler.graph import Graph
-from scheduler.graph_file import read_graph
-from scheduler.instances import is_instance
+from scheduler.evaluation.evaluate import in_flight_of
+from scheduler.ir.coarsen import at_grain
+from scheduler.ir.graph import Graph
+from scheduler.ir.graph_file import read_graph
+from scheduler.ir.instances import is_instance
+from scheduler.ir.precision import unsupported
 from scheduler.plan import Plan
-from scheduler.precision import unsupported
 from scheduler.report import Report
 from ui import files, pipeline, prepare, sizing, terminal, this_machine
 from ui.calibration import calibrate as calibrate

@@ -9,8 +9,8 @@ import yaml
 from hardware.documents import to_plain
 from hardware.errors import InfeasibleError
 from hardware.units import format_seconds, format_usd
+from scheduler.ir.precision import unsupported
 from scheduler.plan import Plan
-from scheduler.precision import unsupported
 from ui import pipeline, prepare, terminal
 from ui.emit import emit
 from ui.exits import DONE

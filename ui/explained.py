@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from hardware.units import format_seconds
-from scheduler.explain import Elsewhere, Explanation
+from scheduler.explanation.explain import Elsewhere, Explanation
 from scheduler.plan import Plan
 from scheduler.problem import Problem
 from ui import terminal

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from hardware.documents import parse, read_raw, to_plain
-from scheduler.micro_batches import bubble
 from scheduler.plan import Plan
 from scheduler.report import Report, relative_error
+from scheduler.training.micro_batches import bubble
 from simulator.billing import Cost
 from simulator.capacity import Fleet
 from simulator.generation_report import GenerationServingReport

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from scheduler.batch_size import with_samples
-from scheduler.graph import Graph
-from scheduler.graph_file import read_graph
-from scheduler.instances import Instance, is_instance, read_instance
+from scheduler.ir.batch_size import with_samples
+from scheduler.ir.graph import Graph
+from scheduler.ir.graph_file import read_graph
+from scheduler.ir.instances import Instance, is_instance, read_instance
 from ui.scenario import Scenario
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from hardware.documents import write_json
 from hardware.errors import InfeasibleError
-from scheduler.graph_file import graph_document
+from scheduler.ir.graph_file import graph_document
 from scheduler.plan import Plan
 from scheduler.report import Report
 from simulator.billing import Cost

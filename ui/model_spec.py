@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hardware.documents import STRICT
-from scheduler.precision import Precision, Pruning
+from scheduler.ir.precision import Precision, Pruning
 from simulator.arrivals import positive
 
 

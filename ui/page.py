@@ -8,9 +8,9 @@ import altair as alt
 
 from hardware.documents import parse, write_text
 from hardware.units import format_bytes, format_seconds, format_usd
+from scheduler.evaluation.timeline import Span
 from scheduler.plan import Plan
 from scheduler.report import MemoryUse
-from scheduler.timeline import Span
 from simulator.whatif import Outcome
 from ui.charts import cost_chart, graph_chart, memory_chart, serving_chart, timeline_chart
 from ui.explained import explanation_lines, short_tables

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 from hardware.catalog import common_instances, find_instance, load_prices
 from hardware.errors import InfeasibleError
 from scheduler.answer_plans import solve_answer
-from scheduler.check import check_stages
-from scheduler.explain import explain
-from scheduler.graph import Graph
-from scheduler.micro_batches import over_all
+from scheduler.evaluation.check import check_stages
+from scheduler.explanation.explain import explain
+from scheduler.ir.graph import Graph
 from scheduler.plan import Plan
 from scheduler.portfolio import solve
 from scheduler.report import Report
 from scheduler.solution import Solution
-from scheduler.split_search import may_split, split_where_it_pays, with_splits
+from scheduler.tensor_parallel.split_search import may_split, split_where_it_pays, with_splits
+from scheduler.training.micro_batches import over_all
 from simulator.billing import Cost, cost_at_full_load
 from simulator.generation import GenerationReport, predict_generation
 from simulator.replay import replay

@@ -9,18 +9,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hardware.cluster import Cluster
-from scheduler.accumulation import accumulating
-from scheduler.coarsen import at_grain, groups_of
-from scheduler.costs import CostTable, cost_table, rescale
-from scheduler.explain import Explanation
+from scheduler.cost_model.costs import CostTable, cost_table, rescale
+from scheduler.explanation.explain import Explanation
 from scheduler.generation import Generation
-from scheduler.graph import Graph, sharing_weights
-from scheduler.instances import Instance
-from scheduler.micro_batches import Tried, best_of
+from scheduler.ir.coarsen import at_grain, groups_of
+from scheduler.ir.graph import Graph, sharing_weights
+from scheduler.ir.instances import Instance
+from scheduler.ir.precision import Precision, Pruning
 from scheduler.plan import Plan
-from scheduler.precision import Precision, Pruning
 from scheduler.problem import Problem
 from scheduler.solution import Solution
+from scheduler.training.accumulation import accumulating
+from scheduler.training.micro_batches import Tried, best_of
 from simulator.whatif import best_plan
 from ui.graph_source import graph_file, instance_of
 from ui.rented import rent, rented_cluster

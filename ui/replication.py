@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from hardware.units import format_bytes, format_seconds
-from scheduler.all_reduce import gradients
-from scheduler.graph import Graph
+from scheduler.data_parallel.all_reduce import gradients
+from scheduler.data_parallel.replicas import teams
+from scheduler.evaluation.stage_work import stage_work
+from scheduler.ir.graph import Graph
 from scheduler.plan import Plan
 from scheduler.problem import Problem
-from scheduler.replicas import teams
-from scheduler.stage_work import stage_work
 
 
 def device_words(plan: Plan) -> str:

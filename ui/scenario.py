@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from hardware.documents import STRICT, parse, read_raw, to_plain
 from hardware.prices import Market
-from scheduler.grouping import Grain
+from scheduler.ir.grouping import Grain
 from scheduler.problem import Communication, Objective, Pipeline
 from simulator.arrivals import Traffic, positive
 from simulator.layer_profile import LayerTimes

@@ -2,7 +2,7 @@
 
 from hardware.catalog import common_instances, find_instance, instance_cluster, load_prices
 from hardware.errors import InfeasibleError
-from scheduler.graph import Graph
+from scheduler.ir.graph import Graph
 from simulator.capacity import Candidate, Fleet, size_fleets
 from simulator.whatif import service_times
 from ui.generation_sizing import size_fleets_of

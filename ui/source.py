@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scheduler.generation import Generation
-from scheduler.graph import Graph
-from scheduler.graph_file import graph_document, read_graph
-from scheduler.instances import is_instance, read_instance
-from scheduler.precision import Precision, Pruning, pruned, with_precision
+from scheduler.ir.graph import Graph
+from scheduler.ir.graph_file import graph_document, read_graph
+from scheduler.ir.instances import is_instance, read_instance
+from scheduler.ir.precision import Precision, Pruning, pruned, with_precision
 from ui.graph_source import graph_file, stored_graph
 from ui.model_spec import ModelSpec
 from ui.scenario import Scenario

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from hardware.units import format_bytes, format_seconds, format_usd
-from scheduler.instance_contents import NO_LIMIT_BYTES
-from scheduler.micro_batches import bubble
+from scheduler.ir.instance_contents import NO_LIMIT_BYTES
 from scheduler.plan import Plan
 from scheduler.problem import Problem
 from scheduler.report import MemoryUse, Moment
+from scheduler.training.micro_batches import bubble
 from ui.prepare import Prepared
 from ui.replication import device_words, replication_lines
 from ui.terminal import out, table

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from hardware.cluster import Cluster
 from hardware.units import format_seconds
-from scheduler.costs import CostTable
-from scheduler.graph import Graph
+from scheduler.cost_model.costs import CostTable
+from scheduler.ir.graph import Graph
 from ui.graph_source import graph_file
 from ui.scenario import Scenario
 from ui.source import optimizer_of, without_model

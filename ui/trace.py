@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from hardware.documents import write_json
+from scheduler.evaluation.timeline import Span
 from scheduler.plan import Plan
 from scheduler.report import MemoryUse, Report
-from scheduler.timeline import Span
 
 Event = dict[str, Any]
 

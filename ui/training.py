@@ -5,10 +5,10 @@ Two captures give the graphs of all numbers; that of the number chosen is captur
 
 from collections.abc import Callable
 
-from scheduler.affine import affine
-from scheduler.graph import Graph
-from scheduler.micro_batches import Tried, divisors, try_micro_batches
+from scheduler.ir.graph import Graph
 from scheduler.problem import Problem
+from scheduler.training.affine import affine
+from scheduler.training.micro_batches import Tried, divisors, try_micro_batches
 
 BATCH_NORM = "native_batch_norm"
 WHOLE = (

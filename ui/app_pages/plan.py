@@ -3,7 +3,7 @@
 import streamlit as st
 
 from hardware.units import format_bytes, format_seconds, format_usd
-from scheduler.micro_batches import bubble
+from scheduler.training.micro_batches import bubble
 from ui import charts, files, forms, pipeline, prepare, rented
 from ui.explained import explanation_lines, short_tables
 from ui.replication import device_words, replication_lines, seats

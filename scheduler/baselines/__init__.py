@@ -1,0 +1,1 @@
+"""Placements that others are compared with."""

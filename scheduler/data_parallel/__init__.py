@@ -1,0 +1,1 @@
+"""Stages on several devices, which take micro-batches in turn."""

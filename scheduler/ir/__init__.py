@@ -1,0 +1,1 @@
+"""The compute graph: operators and tensors, its file, and graphs made of it."""

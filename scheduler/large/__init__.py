@@ -1,0 +1,1 @@
+"""Graphs too large for a search: near linear in the operators."""

@@ -1,0 +1,1 @@
+"""The least makespan: annealing, windows, and proofs by modules."""

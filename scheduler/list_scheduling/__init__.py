@@ -1,0 +1,1 @@
+"""List schedules by priority: HEFT, CPOP, PEFT, m-ETF, m-SCT."""

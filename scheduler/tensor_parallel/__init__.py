@@ -1,0 +1,1 @@
+"""One operator split over several devices."""

@@ -1,0 +1,1 @@
+"""The least largest load: splits of orders, ideals, column generation, local search."""

@@ -1,0 +1,1 @@
+"""Training steps: gradients that add up, and pipelines of layers."""
