@@ -216,20 +216,21 @@ def _by_fastest(query: Query, found: Found) -> Plan:
 FASTEST = Way("latency", _by_fastest)
 """Where latency is bounded: half of the time limit is for the least of it."""
 
-_COMPILED: set[tuple[str, str, str]] = set()
+_COMPILED: set[tuple[str, str, str, bool]] = set()
 
 
 def _compile(query: Query) -> None:
     """Compile the algorithms' loops, once a process, so that no time limit pays for it."""
     problem, algorithm = query.problem, query.algorithm
+    variant = problem.objective, problem.communication, algorithm, is_large(problem)
+    if variant in _COMPILED:
+        return
+    _COMPILED.add(variant)
+    small = smallest(problem)
+    finish_plan(small, "single_device", single_device(small, "p"), 0.0, 0.0)
     if query.is_auto and is_large(problem):
-        small = smallest(problem)
         for place in large_algorithms(small).values():
             place(small)
-        return
-    variant = problem.objective, problem.communication, algorithm
-    known = (*throughput.SEARCHES, *latency.SEARCHES, *ALGORITHMS)
-    if algorithm in known and variant not in _COMPILED:
-        _COMPILED.add(variant)
+    elif algorithm in (*throughput.SEARCHES, *latency.SEARCHES, *ALGORITHMS):
         with suppress(InfeasibleError):
-            solve(smallest(problem), algorithm, 0.01)
+            solve(small, algorithm, 0.01)

@@ -86,8 +86,9 @@ def test_windows_improve_the_best_list_schedule():
     assert makespan_of(tasks, *improved) == pytest.approx(told[-1])
 
 
-def test_auto_improves_a_large_graph_s_schedule_by_windows():
-    problem = training(52, 8)
+def test_auto_improves_a_large_graph_s_schedule_by_windows(monkeypatch):
+    monkeypatch.setattr("scheduler.large.portfolio.LARGE", 500)
+    problem = training(8, 8)
     plan = solve(problem, time_limit_s=4.0).best
     assert plan.algorithm == "latency_windows"
     assert check_plan(problem, plan) == []
