@@ -27,6 +27,7 @@ from scheduler.throughput.local_search import (
     _cluster,
     _move,
     _neighbour,
+    fits_on,
 )
 from scheduler.throughput.local_search import net as net_of
 from scheduler.throughput.local_search import state as state_of
@@ -117,11 +118,7 @@ def _improve(
         while wanted < LARGEST_CLUSTER and np.random.random() > 1 / size:
             wanted += 1
         found = _cluster(net, at, u, wanted, members)
-        fits, need = True, 0.0
-        for i in range(found):
-            fits = fits and np.isfinite(net.seconds[members[i], b])
-            need += net.op_bytes[members[i]]
-        if not fits or (need > 0 and at.held[b] + need > net.limit_bytes[b]):
+        if not fits_on(net, at, members[:found], b):
             continue
         for i in range(found):
             _move(net, at, members[i], b)

@@ -141,6 +141,17 @@ def _neighbour(net: Net, u: int) -> int:
 
 
 @numba.njit(cache=True)
+def fits_on(net: Net, at: State, members: Ints, device: int) -> bool:
+    """Whether operators can run on a device and their weights have room there."""
+    need = 0.0
+    for op in members:
+        if not np.isfinite(net.seconds[op, device]):
+            return False
+        need += net.op_bytes[op]
+    return need == 0 or at.held[device] + need <= net.limit_bytes[device]
+
+
+@numba.njit(cache=True)
 def _cluster(net: Net, at: State, u: int, size: int, members: Ints) -> int:
     """Grow a random connected cluster around u on its device; returns how many it found."""
     members[0] = u
@@ -187,12 +198,7 @@ def anneal(
         while size < LARGEST_CLUSTER and np.random.random() < 0.6:
             size += 1
         found = _cluster(net, at, u, size, members)
-        fits = True
-        need = 0.0
-        for i in range(found):
-            fits = fits and np.isfinite(net.seconds[members[i], b])
-            need += net.op_bytes[members[i]]
-        if not fits or (need > 0 and at.held[b] + need > net.limit_bytes[b]):
+        if not fits_on(net, at, members[:found], b):
             continue
         for i in range(found):
             _move(net, at, members[i], b)
