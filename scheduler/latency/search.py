@@ -2,7 +2,7 @@
 
 import os
 import time
-from threading import Thread
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numba
 import numpy as np
@@ -128,26 +128,21 @@ def improve_schedule(
     several = left_s >= LEAST_BESIDE_S and (os.cpu_count() or 1) >= NUM_SEARCHES
     num, own = NUM_SEARCHES if several else 1, int(left_s < LEAST_STOPPABLE_S)
     enough_s, is_interrupted = bound_s * (1 + 1e-9), False
-    found = {}
 
-    def search(seed: int, until_s: float) -> None:
-        found[seed] = _improved(tasks, device, order, until_s, enough_s, stop, seed)
+    def search(seed: int, until_s: float) -> tuple[Ints, Ints, float]:
+        return _improved(tasks, device, order, until_s, enough_s, stop, seed)
 
-    until_s = deadline_s - THREAD_ENDS_S
-    beside = [Thread(target=search, args=(seed, until_s)) for seed in range(own, num)]
-    for thread in beside:
-        thread.start()
-    if own:
-        search(0, deadline_s)
-    try:
-        for thread in beside:
-            while thread.is_alive():
-                thread.join(LEAST_STOPPABLE_S)
-    except KeyboardInterrupt:
-        is_interrupted, stop[0] = True, 1
-        for thread in beside:
-            thread.join()
-    best = min((found[seed] for seed in range(num)), key=lambda schedule: schedule[2])[:2]
+    with ThreadPoolExecutor(num) as pool:
+        until_s = deadline_s - THREAD_ENDS_S
+        beside = [pool.submit(search, seed, until_s) for seed in range(own, num)]
+        found = [search(0, deadline_s)] if own else []
+        try:
+            while wait(beside, LEAST_STOPPABLE_S).not_done:
+                pass
+        except KeyboardInterrupt:
+            is_interrupted, stop[0] = True, 1
+        found += [run.result() for run in beside]
+    best = min(found, key=lambda schedule: schedule[2])[:2]
     if is_interrupted:
         raise Stopped(*best)
     return best
