@@ -7,7 +7,7 @@ from dataclasses import replace
 from hardware.units import format_seconds
 from simulator.overload import growth_per_s
 from simulator.serving import Replica, Serving
-from simulator.serving_report import Relief, ServingReport
+from simulator.serving_report import ServingRelief, ServingReport
 
 Try = Callable[[Sequence[Replica], Serving], ServingReport]
 
@@ -59,7 +59,7 @@ def relieve(
     if any(report.status == "partial" for _, report in [("", now), *tried]):
         return replace(base, status="partial")
     reliefs = [
-        Relief(
+        ServingRelief(
             change,
             report.latency_s.p95 if report.latency_s else None,
             report.throughput_per_s,
@@ -90,7 +90,7 @@ def _peak(base: ServingReport, fleet: Sequence[Replica], serving: Serving) -> st
     return f"the peak of {peak:.4g} requests/s is above capacity, {fate}; "
 
 
-def _bottleneck(now: ServingReport, reliefs: Sequence[Relief], num_runs: int) -> str:
+def _bottleneck(now: ServingReport, reliefs: Sequence[ServingRelief], num_runs: int) -> str:
     best = reliefs[0]
     if now.latency_s is None or now.wait_s is None:
         if now.queue_growth_per_s > 0 or now.method.startswith("load"):

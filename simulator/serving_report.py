@@ -56,7 +56,7 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Relief:
+class ServingRelief:
     """What one change of the fleet or its rules would give."""
 
     __pydantic_config__ = STRICT
@@ -113,7 +113,7 @@ class ServingReport:
     method: str
     series: dict[str, list[float]] = field(default_factory=dict, repr=False)
     bottleneck: str = ""
-    relief: tuple[Relief, ...] = ()
+    relief: tuple[ServingRelief, ...] = ()
     upkeep: Upkeep | None = None
     bill: Bill | None = None
 

@@ -8,16 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hardware.cluster_file import read_cluster
-from hardware.documents import to_plain, write_json
+from hardware.documents import write_json
 from hardware.errors import InfeasibleError
 from hardware.units import format_usd
 from scheduler.evaluation.evaluate import in_flight_of
 from scheduler.ir.coarsen import at_grain
 from scheduler.ir.graph import Graph
-from scheduler.ir.graph_file import read_graph
-from scheduler.ir.instances import is_instance
-from scheduler.ir.precision import unsupported
 from scheduler.plan import Plan
 from scheduler.report import Report
 from ui import files, pipeline, prepare, sizing, terminal, this_machine
@@ -25,19 +21,18 @@ from ui.calibration import calibrate as calibrate
 from ui.comparing import compare as compare
 from ui.emit import emit
 from ui.exits import DONE, INFEASIBLE, INTERRUPTED, RUN_FAILED
-from ui.explained import show_explanation
 from ui.inventory import devices as devices
 from ui.inventory import prices as prices
 from ui.model_spec import ModelSpec
+from ui.planning import plan as plan
 from ui.prepare import Prepared
 from ui.rented import rent
-from ui.replication import replication_document
 from ui.scenario import Scenario, read_scenario
 from ui.serving import serve
 from ui.source import capture_document, captured
 from ui.terminal_fleets import show_fleets
 from ui.terminal_generations import show_generations
-from ui.terminal_plans import overflow_words, show_memory_use, show_plans, value_unit
+from ui.terminal_plans import overflow_words, show_memory_use, show_plans
 from ui.terminal_serving import show_serving
 from ui.trace import sides_of, write_trace
 from ui.traffic import serve_traffic
@@ -103,78 +98,6 @@ def capture(arguments: argparse.Namespace) -> int:
     if not emit(arguments, document):
         terminal.show_capture(document, seconds)
     return DONE
-
-
-def plan(arguments: argparse.Namespace) -> int:
-    """Scenario, or graph and cluster, to plan file."""
-    if not arguments.time_limit >= 0:
-        raise ValueError(f"--time-limit must be seconds from 0, got {arguments.time_limit}")
-    if arguments.graph and arguments.scenario:
-        raise ValueError("plan takes a SCENARIO or --graph FILE, got both")
-    if arguments.graph:
-        prepared = _prepare_files(arguments)
-        scenario = prepared.scenario
-    elif arguments.scenario:
-        scenario = _as_asked(read_scenario(arguments.scenario), arguments)
-        prepared = prepare.prepare_anywhere(scenario, terminal.steps)
-    else:
-        raise ValueError("plan needs a SCENARIO, or --graph FILE with --cluster FILE")
-    for note in unsupported(prepared.graph, prepared.problem.cluster):
-        terminal.notes.print(f"Note: {note}")
-    with terminal.interruptions() as pressed:
-        prepared = pipeline.plan(prepared, terminal.steps, arguments.time_limit, terminal.improved)
-    assert prepared.solution is not None
-    if pressed:
-        terminal.note("stopped by Ctrl-C; this is the best plan until then.")
-    document = files.plan_document(prepared.solution.best, scenario)
-    document["provenance"] = files.provenance(prepared)
-    best, problem = prepared.solution.best, prepared.problem
-    document["value_unit"] = value_unit(problem)
-    document["left_out"] = [d for d in problem.costs.devices if d not in best.devices]
-    document["pipeline"] = files.pipeline_document(prepared, best)
-    document["replication"] = replication_document(problem, best)
-    explanation = None
-    if arguments.explain:
-        explanation = pipeline.explained(prepared, best, terminal.steps).explanation
-        document["explanation"] = to_plain(explanation)
-    if arguments.output:
-        write_json(arguments.output, document)
-    if not emit(arguments, document):
-        show_plans(prepared)
-        if explanation:
-            show_explanation(problem, best, explanation)
-        terminal.show_provenance(prepared)
-        if not arguments.output:
-            terminal.out.print("Add -o plan.json to keep the plan, --json to print it.")
-    return INTERRUPTED if pressed else DONE
-
-
-def _as_asked(scenario: Scenario, arguments: argparse.Namespace) -> Scenario:
-    """The scenario with what the command line changes."""
-    changed = {k: getattr(arguments, k) for k in ("objective", "grain", "algorithm")}
-    if arguments.usd_per_hour is not None:
-        changed["prices"] = replace(scenario.prices, usd_per_hour=arguments.usd_per_hour)
-    if arguments.latency_bound is not None:
-        bound_s = arguments.latency_bound
-        changed["constraints"] = replace(scenario.constraints, latency_bound_s=bound_s)
-    return replace(scenario, **{k: v for k, v in changed.items() if v is not None})
-
-
-def _prepare_files(arguments: argparse.Namespace) -> Prepared:
-    """State the problem of a graph file and a cluster file, or of a placement instance."""
-    is_whole = is_instance(arguments.graph)
-    if not (arguments.cluster or is_whole):
-        raise ValueError("plan --graph needs --cluster FILE: the devices and links to plan for")
-    graph = None if is_whole else read_graph(arguments.graph)
-    scenario = Scenario(
-        ModelSpec(f"graph:{arguments.graph}", graph.samples if graph else 1),
-        str(arguments.cluster or "local"),
-        name=arguments.graph.stem,
-    )
-    scenario = _as_asked(scenario, arguments)
-    if graph is None:
-        return prepare.prepare_anywhere(scenario, terminal.steps)
-    return prepare.prepare(scenario, graph, 1, read_cluster(arguments.cluster))
 
 
 def _scenario_and_plan(path: Path) -> tuple[Scenario, Plan | None]:

@@ -11,7 +11,7 @@ from hardware.documents import STRICT
 from hardware.errors import InfeasibleError
 from scheduler.arrays import Ints
 from scheduler.explanation.binding import busy
-from scheduler.explanation.relief import Relief, again, changes_of, roomier, valued_again
+from scheduler.explanation.relief import PlanRelief, again, changes_of, roomier, valued_again
 from scheduler.large.portfolio import is_large
 from scheduler.plan import Plan
 from scheduler.problem import Problem
@@ -82,7 +82,7 @@ class Explanation:
     busy_s: dict[str, float]
     full: dict[str, float]
     seats: tuple[Seat, ...]
-    reliefs: tuple[Relief, ...]
+    reliefs: tuple[PlanRelief, ...]
     left_out: tuple[Elsewhere, ...]
     valued: int
     possible: int

@@ -20,7 +20,7 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Relief:
+class PlanRelief:
     """A change of the hardware and the value that it would give; `how`: what was done again."""
 
     __pydantic_config__ = STRICT
@@ -68,16 +68,16 @@ def _quicker_transfers(problem: Problem) -> Problem:
     return replace(problem, costs=replace(problem.costs, transfers=moved, ends=ends))
 
 
-def again(change: str, problem: Problem, plan: Plan) -> Iterator[Relief]:
+def again(change: str, problem: Problem, plan: Plan) -> Iterator[PlanRelief]:
     """The same placement, timed again; nothing where the problem forbids it."""
     try:
         value = valued_again(problem, plan, plan.placement)
     except InfeasibleError:
         return
-    yield Relief(change, value, "the same placement, timed again")
+    yield PlanRelief(change, value, "the same placement, timed again")
 
 
-def roomier(problem: Problem, plan: Plan, device: str) -> Relief:
+def roomier(problem: Problem, plan: Plan, device: str) -> PlanRelief:
     """One GiB more on a device, all planned again; the plan as it is where that is no better."""
     profile = problem.cluster.devices[device]
     roomier = replace(profile, memory_bytes=profile.memory_bytes + GIB)
@@ -87,7 +87,7 @@ def roomier(problem: Problem, plan: Plan, device: str) -> Relief:
         value = min(plan.value, solve(changed).best.value)
     except InfeasibleError:
         value = plan.value
-    return Relief(f"'{device}' 1 GiB more memory", value, "planned again by heuristics")
+    return PlanRelief(f"'{device}' 1 GiB more memory", value, "planned again by heuristics")
 
 
 def valued_again(problem: Problem, plan: Plan, placement: Placement) -> float:
