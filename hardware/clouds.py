@@ -159,15 +159,6 @@ def cloud_name(instance: str) -> str:
     return instance.split("/")[0]
 
 
-def find_cloud(name: str) -> Cloud:
-    """A cloud by name.
-
-    Raises:
-        ValueError: its rules are not known.
-    """
-    return named(load_clouds(), name, "no billing rules of cloud")
-
-
 def find_boot_times(cloud: str) -> BootTimes:
     """Boot times of a cloud.
 

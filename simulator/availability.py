@@ -97,8 +97,3 @@ def _merge_one(outages: Sequence[Outage]) -> tuple[Outage, ...]:
         else:
             merged.append(outage)
     return tuple(merged)
-
-
-def down_share(outages: Sequence[Outage], until_s: float) -> float:
-    """Share of the time up to `until_s` that one replica's outages take."""
-    return sum(min(o.up_s, until_s) - o.down_s for o in outages if o.down_s < until_s) / until_s

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hardware.catalog import find_instance, instance_cluster
-from hardware.clouds import find_cloud
+from hardware.clouds import load_clouds
 from hardware.power import Power, idle_share, machine_power
 from simulator.arrivals import Traffic, draw
 from simulator.billing import Bill, Item, bill, billed_s, charges, hours_beyond
@@ -19,7 +19,7 @@ from simulator.serving_report import summarize
 from simulator.spot import Recorded
 from simulator.tariff import Tariff
 
-AWS, GCP = find_cloud("aws"), find_cloud("gcp")
+AWS, GCP = load_clouds()["aws"], load_clouds()["gcp"]
 TIMES = ServiceTimes((1,), (1.0,), (1.0,))
 ONE_BY_ONE = Serving(batch=Batching(1, 0))
 

@@ -11,10 +11,7 @@ from dataclasses import replace
 from itertools import pairwise, takewhile
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hardware.errors import InfeasibleError
-from scheduler.cost_model.costs import CostTable
 from scheduler.ir.graph import Graph, Op
 from scheduler.ir.grouping import (
     Grain,
@@ -24,8 +21,6 @@ from scheduler.ir.grouping import (
     labels_of,
     predecessors,
 )
-
-Array = NDArray[np.float64]
 
 
 def coarsen(graph: Graph, grain: Grain) -> Graph:
@@ -82,46 +77,6 @@ def groups_of(coarse: Graph) -> tuple[tuple[str, ...], ...]:
 def expand(placement: Mapping[str, str], coarse: Graph) -> dict[str, str]:
     """The device of every operator of the fine graph, from a placement of the coarse one."""
     return {member: placement[op.name] for op in coarse.ops for member in op.members or (op.name,)}
-
-
-def coarsen_costs(costs: CostTable, graph: Graph, coarse: Graph) -> CostTable:
-    """Times of coarse operators: per device the sums of those of their members.
-
-    Intervals widen as those of `CostTable.sum_s`.
-
-    Raises:
-        InfeasibleError: no device can run all members of a coarse operator.
-    """
-    row = {op.name: i for i, op in enumerate(graph.ops)}
-    members = [[row[name] for name in op.members or (op.name,)] for op in coarse.ops]
-    flat = np.concatenate([np.array(rows) for rows in members])
-    starts = np.cumsum([0, *(len(rows) for rows in members[:-1])])
-    finite = np.isfinite(costs.seconds)
-
-    def summed(table: Array) -> Array:
-        return np.asarray(np.add.reduceat(np.where(finite, table, 0.0)[flat], starts, axis=0))
-
-    def shared(half: Array) -> Array:
-        return summed(np.sqrt(costs.common) * half)
-
-    def joined(half: Array) -> Array:
-        return np.asarray(np.sqrt(shared(half) ** 2 + summed((1 - costs.common) * half**2)))
-
-    can_run = np.logical_and.reduceat(finite[flat], starts, axis=0)
-    for op, runs in zip(coarse.ops, can_run, strict=True):
-        if not runs.any():
-            raise InfeasibleError(
-                f"operator '{op.name}': no device can run all its {len(op.members)} members; "
-                "plan at a finer grain"
-            )
-    with np.errstate(invalid="ignore"):
-        later = costs.high_s - costs.seconds
-        below, above = joined(costs.seconds - costs.low_s), joined(later)
-        common = np.where(above > 0, (shared(later) / above) ** 2, 1.0)
-    seconds = summed(costs.seconds)
-    tables = (seconds, np.maximum(seconds - below, 0.0), seconds + above)
-    seconds, low_s, high_s = (np.where(can_run, table, np.inf) for table in tables)
-    return replace(costs, seconds=seconds, low_s=low_s, high_s=high_s, common=common)
 
 
 def _weights(graph: Graph) -> list[float]:
