@@ -1,13 +1,15 @@
-"""How loops that make no arrays are compiled, and the clock that they look at."""
+"""How loops that make no arrays are compiled, when that takes time, and the clock they look at."""
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import get_ident
 from typing import ParamSpec, TypeVar, cast
 
 import numba
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba.core import types
+from numba.core import event, types
 from numba.extending import intrinsic
 
 P = ParamSpec("P")
@@ -21,6 +23,32 @@ def lean(function: Callable[P, R]) -> Callable[P, R]:
     """
     compiled = numba.njit(cache=True, _nrt=False)  # type: ignore[call-overload]
     return cast(Callable[P, R], compiled(function))
+
+
+class _Compiling(event.Listener):
+    """Hears of the loops that a thread compiles, each with those that it calls."""
+
+    def __init__(self, tell: Callable[[bool], object]) -> None:
+        self.tell, self.thread, self.depth = tell, get_ident(), 0
+
+    def on_start(self, _: event.Event) -> None:
+        if get_ident() == self.thread:
+            self.depth += 1
+            if self.depth == 1:
+                self.tell(True)
+
+    def on_end(self, _: event.Event) -> None:
+        if get_ident() == self.thread:
+            self.depth -= 1
+            if self.depth == 0:
+                self.tell(False)
+
+
+@contextmanager
+def compiling(tell: Callable[[bool], object]) -> Iterator[None]:
+    """Tell when this thread starts to compile a loop that is not in the cache, and when it ends."""
+    with event.install_listener("numba:compile", _Compiling(tell)):
+        yield
 
 
 @intrinsic

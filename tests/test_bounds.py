@@ -125,7 +125,7 @@ def test_bytes_that_fast_devices_cannot_hold_take_the_time_of_slow_ones():
 
 
 def best_relaxation(problem, value_s):
-    return relaxation_bound(problem, value_s, 0.0, time.perf_counter() + 60)
+    return relaxation_bound(problem, value_s, 0.0, time.perf_counter() + 300)
 
 
 @settings(max_examples=20, deadline=None)

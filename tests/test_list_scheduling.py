@@ -222,11 +222,11 @@ def least_makespan(problem):
 def test_proofs_and_bounds_against_every_schedule(problem):
     least = least_makespan(problem)
     assert lower_bound(problem) <= least * (1 + 1e-9)
-    placed, _, bound = latency(problem, time.perf_counter() + 20, name="latency_exact")
+    placed, _, bound = latency(problem, time.perf_counter() + 300, name="latency_exact")
     assert bound <= least * (1 + 1e-9)
     exact = finish_plan(problem, "latency_exact", placed, 0.0, bound).value
     assert bound <= exact * (1 + 1e-9)
-    placed, _, _ = latency(problem, time.perf_counter() + 20, name="latency_search")
+    placed, _, _ = latency(problem, time.perf_counter() + 300, name="latency_search")
     found = finish_plan(problem, "latency_search", placed, 0.0, 0.0).value
     assert found == pytest.approx(least)
     if not problem.arrays.serialised:
@@ -237,7 +237,7 @@ def test_a_graph_in_series_falls_apart_where_all_paths_meet():
     c = {(0, 1): 2, (0, 2): 2, (1, 3): 2, (2, 3): 2, (3, 4): 1, (3, 5): 1, (4, 6): 1, (5, 6): 1}
     tasks = tasks_of(literal([[1, 9], [4, 2], [2, 4], [1, 1], [3, 3], [3, 9], [1, 9]], c))
     assert cuts(tasks) == [0, 3, 6]
-    device, order, bound = series_schedule(tasks, time.perf_counter() + 60)
+    device, order, bound = series_schedule(tasks, time.perf_counter() + 300)
     # o1 on b and o2 on a are both on b at 5, o3 there ends at 6 (all on a: 8); o4 on b and o5 on
     # a are both on a at 10, o6 there ends at 11.
     assert bound == pytest.approx(11, rel=1e-5)

@@ -19,7 +19,7 @@ from scheduler.tensor_parallel.split_search import may_split, split_where_it_pay
 from simulator.generation import predict_generation
 from simulator.replay import ReplayChoice, replay
 
-LONG_S = 60.0
+LONG_S = 600.0
 
 
 @pytest.fixture(scope="module")

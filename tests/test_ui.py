@@ -12,6 +12,7 @@ from hardware.errors import InfeasibleError
 from scheduler.ir.graph_file import read_graph
 from ui import cli, exits, files, pipeline, prepare, rented, terminal
 from ui.scenario import parse_scenario, read_scenario, vary
+from ui.steps import COMPILING
 
 ROOT = Path(__file__).parent.parent
 SMALL = "model: {source: zoo:cifar10-cnn, batch: 8}\n"
@@ -317,7 +318,7 @@ def _start_run(folder):
         env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
         stdout=subprocess.DEVNULL,
     )  # fmt: skip
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     while not list(folder.glob("runs/*/report.json")) and time.monotonic() < deadline:
         time.sleep(0.1)
     return process
@@ -334,7 +335,7 @@ def test_a_worker_killed_in_the_middle_ends_the_run_with_code_3(tmp_path):
     process = _start_run(tmp_path)
     workers = _workers_of(process)
     workers[0].send_signal(signal.SIGKILL)
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=600)
     assert process.returncode == exits.RUN_FAILED
     assert "apportion: run failed: device '" in error.splitlines()[-1]
     assert "was killed by signal 9" in error
@@ -348,7 +349,7 @@ def test_ctrl_c_stops_the_run_with_code_130(tmp_path):
     process = _start_run(tmp_path)
     workers = _workers_of(process)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=600)
     assert process.returncode == exits.INTERRUPTED
     assert "Traceback" not in error
     assert not any(worker.is_running() for worker in workers)
@@ -364,3 +365,13 @@ def test_no_plan_is_an_answer_of_the_pipeline():
 
     with pytest.raises(InfeasibleError):
         pipeline.plan(prepare.prepare_anywhere(scenario, steps), steps)
+
+
+def test_a_step_says_when_it_compiles_and_only_then(capsys):
+    import numba
+
+    double = numba.njit(lambda value: 2 * value)
+    for expected in (True, False):
+        with terminal.steps("Planning"):
+            assert double(2) == 4
+        assert (COMPILING in " ".join(capsys.readouterr().err.split())) is expected

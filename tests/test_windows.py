@@ -24,6 +24,7 @@ from scheduler.list_scheduling.heft import heft_schedule
 from scheduler.list_scheduling.tasks import fits, tasks_of
 from scheduler.portfolio import solve
 from scheduler.problem import Problem
+from scheduler.stopped import Stopped
 
 
 def scheduled(tasks):
@@ -31,7 +32,7 @@ def scheduled(tasks):
     return device, np.lexsort((np.arange(len(device)), start))
 
 
-def far(seconds=1.0):
+def far(seconds=300.0):
     return time.perf_counter() + seconds
 
 
@@ -77,10 +78,18 @@ def training(num_layers, num_devices):
 
 def test_windows_improve_the_best_list_schedule():
     problem, told = training(8, 8), []
+
+    def until_second(value):
+        told.append(value)
+        if len(told) == 2:
+            raise KeyboardInterrupt
+
     tasks = tasks_of(problem)
     device, start = best_schedule(problem)(tasks)
     order = np.lexsort((np.arange(len(device)), start))
-    improved = improve_windows(tasks, device, order, far(2.0), told.append)
+    with pytest.raises(Stopped) as stopped:
+        improve_windows(tasks, device, order, far(), until_second)
+    improved = stopped.value.device, stopped.value.order
     assert fits(tasks, improved[0])
     assert all(a > b for a, b in pairwise([makespan_of(tasks, device, order), *told]))
     assert makespan_of(tasks, *improved) == pytest.approx(told[-1])
@@ -89,7 +98,11 @@ def test_windows_improve_the_best_list_schedule():
 def test_auto_improves_a_large_graph_s_schedule_by_windows(monkeypatch):
     monkeypatch.setattr("scheduler.large.portfolio.LARGE", 500)
     problem = training(8, 8)
-    plan = solve(problem, time_limit_s=4.0).best
+
+    def until_better(value, bound):
+        raise KeyboardInterrupt
+
+    plan = solve(problem, time_limit_s=300.0, tell=until_better, stoppable=True).best
     assert plan.algorithm == "latency_windows"
     assert check_plan(problem, plan) == []
     assert plan.lower_bound <= plan.value <= solve(problem).best.value * (1 + 1e-9)

@@ -8,8 +8,9 @@ import streamlit as st
 
 from hardware.catalog import load_instances
 from hardware.errors import InfeasibleError
+from scheduler.compiled import compiling
 from ui.scenario import Scenario, parse_scenario
-from ui.steps import Tell
+from ui.steps import COMPILING, Tell
 
 T = TypeVar("T")
 MODELS = ["zoo:resnet50", "zoo:cifar10-cnn", "zoo:gpt2"]
@@ -43,12 +44,15 @@ def make_scenario(**parts: Any) -> Scenario:
 @contextmanager
 def steps(text: str) -> Iterator[Tell]:
     """Show a step with a moving bar; it disappears when done."""
-    bar = st.progress(0.0, text=text)
+    bar, done = st.progress(0.0, text=text), 0.0
 
     def tell(share: float) -> None:
-        bar.progress(min(1.0, share), text=text)
+        nonlocal done
+        done = min(1.0, share)
+        bar.progress(done, text=text)
 
-    yield tell
+    with compiling(lambda now: bar.progress(done, text=COMPILING if now else text)):
+        yield tell
     bar.empty()
 
 

@@ -1,23 +1,25 @@
 """What a person reads in the terminal: progress on standard error, tables on standard output."""
 
+import math
 import signal
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, Task, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from hardware.units import format_bytes, format_count, format_seconds, format_usd
+from scheduler.compiled import compiling
 from scheduler.plan import Plan
 from scheduler.report import Report
 from simulator.whatif import Outcome
 from ui.pipeline import Measured
 from ui.prepare import Prepared
-from ui.steps import Tell
+from ui.steps import COMPILING, Tell
 
 out = Console(highlight=False)
 notes = Console(stderr=True, highlight=False)
@@ -31,8 +33,26 @@ def steps(text: str) -> Iterator[Tell]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=notes, refresh_per_second=2) as progress:
         task = progress.add_task(text, total=None)
-        yield lambda share: progress.update(task, total=1.0, completed=share)
+        with compiling(_row_while_compiling(progress)):
+            yield lambda share: progress.update(task, total=1.0, completed=share)
         progress.update(task, total=1.0, completed=1.0)
+
+
+def _row_while_compiling(progress: Progress) -> Callable[[bool], None]:
+    """A row with the time that all loops take to compile; none where they are in the cache."""
+    rows: list[Task] = []
+
+    def show(is_compiling: bool) -> None:
+        if not rows:
+            progress.add_task(COMPILING, total=math.inf)
+            rows.append(progress.tasks[-1])
+        row, spent_s = rows[0], rows[0].finished_time
+        if is_compiling and spent_s is not None:
+            row.start_time = progress.get_time() - spent_s
+        total = math.inf if is_compiling else 1.0
+        progress.update(row.id, total=total, completed=0.0 if is_compiling else 1.0)
+
+    return show
 
 
 def improved(value: float, bound: float) -> None:

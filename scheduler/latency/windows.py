@@ -129,10 +129,11 @@ def improve_windows(
             elif time.perf_counter() - since_s < WINDOWS_PER_CHECK * check_s:
                 continue
             found, checked = timed(tasks, now.device, now.order)
-            if found < value:
-                tell(found)
+            is_better = found < value
             if found <= value:
                 value, best = found, checked
+            if is_better:
+                tell(found)
             now = Line._make(part.copy() for part in best)
             since_s = time.perf_counter()
     except KeyboardInterrupt:
