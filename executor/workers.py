@@ -1,10 +1,8 @@
 """The parent's side of the worker processes: start, call, notice deaths, stop."""
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from itertools import combinations
 from multiprocessing import Pipe
@@ -14,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from executor.devices import LocalDevice
+from executor.run_folder import claim_folder, release_folder
 
 Tell = Callable[[float], None]
 
@@ -38,10 +37,7 @@ class Workers:
 
     def __init__(self, devices: tuple[LocalDevice, ...]) -> None:
         self.devices = {device.name: device for device in devices}
-        memory = Path("/dev/shm")
-        self.folder = Path(
-            tempfile.mkdtemp(prefix="apportion-", dir=memory if memory.exists() else None)
-        )
+        self.folder, self._lock = claim_folder()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._pipes: dict[str, Connection] = {}
         self._lifelines: list[Connection] = []
@@ -156,7 +152,7 @@ class Workers:
         return error
 
     def _death(self, device: str) -> WorkerError:
-        status = self._processes[device].wait(timeout=10)
+        status = self._processes[device].wait(timeout=60)
         ending = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
         return WorkerError(
             f"device '{device}': its worker {ending}; the other workers were stopped"
@@ -170,4 +166,4 @@ class Workers:
             process.kill()
         for process in self._processes.values():
             process.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        release_folder(self.folder, self._lock)

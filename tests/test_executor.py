@@ -17,6 +17,7 @@ from executor.export import export
 from executor.loaded import LoadedModel, load_model, most_micro_batches
 from executor.measure import LINK_SIZES_BYTES, DeviceFigures
 from executor.run import execute
+from executor.run_folder import claim_folder, release_folder
 from executor.sources import Model, build_model
 from executor.split import cut
 from executor.whole import op_times, run_whole_in
@@ -264,26 +265,33 @@ def test_workers_answer_fail_and_die():
             os.kill(pid, 0)
 
 
-def test_workers_die_with_a_killed_parent(tmp_path):
+def test_workers_die_with_a_killed_parent_and_the_next_run_removes_its_files(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
         "import sys, time\n"
         "from executor.workers import Workers\nfrom executor.devices import local_devices\n"
         "with Workers(local_devices()) as w:\n"
-        "    print(*[p.pid for p in w._processes.values()], flush=True)\n    time.sleep(600)\n"
+        "    (w.folder / 'tensor').touch()\n"
+        "    print(w.folder, *[p.pid for p in w._processes.values()], flush=True)\n"
+        "    time.sleep(600)\n"
     )
     root = Path(__file__).parent.parent
     parent = subprocess.Popen(
         [sys.executable, script], stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(root)},
     )  # fmt: skip
-    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    folder, *pids = parent.stdout.readline().split()
+    pids = [int(pid) for pid in pids]
+    release_folder(*claim_folder())
+    assert Path(folder, "tensor").exists()
     parent.kill()
     parent.wait()
     deadline = time.monotonic() + 60
     while any(_alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(_alive(pid) for pid in pids)
+    release_folder(*claim_folder())
+    assert not Path(folder).exists()
 
 
 def _alive(pid):
