@@ -152,6 +152,10 @@ def test_the_report_page_says_what_binds_what_would_help_and_what_is_left_out(
     assert "Binds: " in why
     assert "10 % faster" in why
     assert "Devices left out" in why
+    assert "The critical path" in why
+    assert "The heaviest operators" in why
+    assert "Algorithms side by side" in body
+    assert "above the optimum" not in body
 
 
 def test_plan_file_can_be_simulated_again(scenario_file, capsys, tmp_path):

@@ -4,12 +4,13 @@ Altair, because Streamlit brings it (Plotly would add 64 MB).
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 
-from hardware.units import format_count, format_seconds
+from hardware.units import format_count
 from scheduler.evaluation.timeline import Span
 from scheduler.ir.graph import Graph
 from scheduler.report import MemoryUse
@@ -23,6 +24,21 @@ COLUMNS = 44
 MAX_SPANS = 4000
 NEAR = 4.0
 """A limit is drawn where it is at most so many times what is held."""
+SPANS = (("seconds", 1.0), ("minutes", 60.0), ("hours", 3600.0))
+WHOLE_LABELS = alt.Axis(labelLimit=300, labelOverlap=False)
+
+
+@dataclass(frozen=True)
+class TimeUnit:
+    """What a time axis counts in."""
+
+    name: str
+    short: str
+    seconds: float
+
+
+MILLISECONDS = TimeUnit("milliseconds", "ms", 1e-3)
+FILE_UNIT = TimeUnit("time, in the file's unit", "(file's unit)", 1.0)
 
 
 Chart = Any
@@ -54,11 +70,13 @@ def graph_chart(graph: Graph, placement: Mapping[str, str]) -> Chart:
     across = alt.X("x:Q", axis=None)
     down = alt.Y("y:Q", axis=None, scale=alt.Scale(reverse=True))
     lines = alt.Chart(_data(edges)).mark_rule(color="#bbb").encode(across, down, x2="x2", y2="y2")
+    legend = _legend(placement.values())
     points = (
         alt.Chart(_data(nodes))
-        .mark_circle(size=110, opacity=1)
+        .mark_point(size=90, opacity=1, filled=True)
         .encode(
-            across, down, color=alt.Color("device:N", title="device", legend=_legend(placement)),
+            across, down, color=alt.Color("device:N", title="device", legend=legend),
+            shape=alt.Shape("device:N", title="device", legend=legend),
             tooltip=["operator:N", "kind:N", "module:N", "device:N", "work:N"],
         )
     )  # fmt: skip
@@ -66,10 +84,10 @@ def graph_chart(graph: Graph, placement: Mapping[str, str]) -> Chart:
     return (lines + points).properties(width=WIDTH, height=height, title="Graph by device")
 
 
-def _legend(placement: Mapping[str, str]) -> Any:
+def _legend(names: Iterable[str]) -> Any:
     """Below the chart, names of many replicas one below the other."""
-    is_long = max(map(len, placement.values())) > 20
-    return alt.Legend(orient="bottom", labelLimit=WIDTH, columns=1 if is_long else 8)
+    is_long = max(map(len, names), default=0) > 20
+    return alt.Legend(orient="bottom", labelLimit=WIDTH, columns=1 if is_long else 8, symbolLimit=0)
 
 
 def _positions(graph: Graph) -> dict[str, tuple[int, int]]:
@@ -94,43 +112,54 @@ def _positions(graph: Graph) -> dict[str, tuple[int, int]]:
     return position
 
 
-def timeline_chart(sides: Mapping[str, Sequence[Span]], title: str) -> Chart:
+def timeline_chart(
+    sides: Mapping[str, Sequence[Span]], title: str, unit: TimeUnit = MILLISECONDS
+) -> Chart:
     """Gantt charts on one time axis, one above the other: prediction above measurement."""
+
+    def before(side: str) -> str:
+        return f"{side}: " if len(sides) > 1 else ""
+
     rows = [
         {
-            "side": side, "resource": span.resource, "start": span.start_s * 1e3,
-            "end": span.end_s * 1e3, "name": span.name, "duration": format_seconds(span.duration_s),
+            "row": before(side) + span.resource,
+            "start": span.start_s / unit.seconds, "end": span.end_s / unit.seconds,
+            "name": span.name, "duration": f"{span.duration_s / unit.seconds:.4g} {unit.short}",
             "micro-batch": str(span.micro_batch),
         }
         for side, spans in sides.items()
         for span in list(spans)[:MAX_SPANS]
     ]  # fmt: skip
-    resources = len({row["resource"] for row in rows})
+    names = [
+        name
+        for side, spans in sides.items()
+        for name in sorted({before(side) + span.resource for span in spans})
+    ]
     numbers = sorted({span.micro_batch for spans in sides.values() for span in spans})
+    legend = alt.Legend(orient="bottom", columns=8) if len(numbers) > 1 else None
     return (
         alt.Chart(_data(rows))
         .mark_bar(stroke="white", strokeWidth=0.3)
         .encode(
-            x=alt.X("start:Q", title="milliseconds"), x2="end:Q",
-            y=alt.Y("resource:N", title=None),
+            x=alt.X("start:Q", title=unit.name), x2="end:Q",
+            y=alt.Y("row:N", title=None, sort=names, axis=WHOLE_LABELS),
             color=alt.Color(
                 "micro-batch:N",
                 sort=[str(number) for number in numbers],
                 scale=alt.Scale(scheme="tableau10"),
-                legend=alt.Legend(orient="bottom"),
+                legend=legend,
             ),
-            row=alt.Row("side:N", title=None, sort=list(sides)),
-            tooltip=["name:N", "resource:N", "duration:N", "micro-batch:N"],
+            tooltip=["name:N", "row:N", "duration:N", "micro-batch:N"],
         )
-        .properties(width=WIDTH - 60, height=28 * resources, title=title)
+        .properties(width=WIDTH - 60, height=28 * len(names), title=title)
     )  # fmt: skip
 
 
-def memory_chart(memory: Mapping[str, MemoryUse]) -> Chart:
+def memory_chart(memory: Mapping[str, MemoryUse], unit: TimeUnit = MILLISECONDS) -> Chart:
     """Memory of every device over the time of a replay; limits (dashed) near enough to be seen."""
     rows = [
         {
-            "device": device, "milliseconds": time_s * 1e3,
+            "device": device, "time": time_s / unit.seconds,
             "GiB": (use.constant_bytes + num_bytes) / 2**30,
         }
         for device, use in memory.items()
@@ -142,14 +171,14 @@ def memory_chart(memory: Mapping[str, MemoryUse]) -> Chart:
         for device, use in memory.items()
         if use.limit_bytes <= most_bytes
     ]
-    color = alt.Color("device:N", title="device")
+    color = alt.Color("device:N", title="device", legend=_legend(memory))
     y = alt.Y("GiB:Q", title="GiB held" + (" (dashed: limit)" if limits else ""))
     lines = (
         alt.Chart(_data(rows))
         .mark_line(interpolate="step-after")
         .encode(
-            x=alt.X("milliseconds:Q"), y=y, color=color,
-            tooltip=["device:N", "milliseconds:Q", "GiB:Q"],
+            x=alt.X("time:Q", title=unit.name), y=y, color=color,
+            tooltip=["device:N", alt.Tooltip("time:Q", title=unit.name), "GiB:Q"],
         )
     )  # fmt: skip
     rules = alt.Chart(_data(limits)).mark_rule(strokeDash=[5, 4]).encode(y=y, color=color)
@@ -178,9 +207,12 @@ def cost_chart(outcomes: Sequence[Outcome]) -> Chart:
     bars = base.mark_rule(opacity=0.5).encode(
         alt.X("low:Q", scale=alt.Scale(type="log")), y, x2="high:Q"
     )
-    points = base.mark_circle(size=90).encode(
-        x, y, color=alt.Color("instance:N"), tooltip=["instance:N", "latency:Q", "USD per 1,000:Q"]
-    )
+    legend = alt.Legend(orient="bottom", columns=4, labelLimit=WIDTH, symbolLimit=0)
+    points = base.mark_point(size=90, filled=True, opacity=1).encode(
+        x, y, color=alt.Color("instance:N", legend=legend),
+        shape=alt.Shape("instance:N", legend=legend),
+        tooltip=["instance:N", alt.Tooltip("latency:Q", title="latency (ms)"), "USD per 1,000:Q"],
+    )  # fmt: skip
     return (bars + points).properties(width=WIDTH - 60, height=300, title="Cost against latency")
 
 
@@ -194,7 +226,7 @@ def fleet_chart(fleets: Sequence[Fleet]) -> Chart:
     return (
         alt.Chart(_data(rows))
         .mark_bar()
-        .encode(x="USD per hour:Q", y=alt.Y("fleet:N", sort="x", title=None))
+        .encode(x="USD per hour:Q", y=alt.Y("fleet:N", sort="x", title=None, axis=WHOLE_LABELS))
         .properties(width=WIDTH - 160, height=24 * max(1, len(rows)), title="Cheapest fleets")
     )
 
@@ -216,8 +248,10 @@ def serving_chart(series: Mapping[str, Sequence[float]]) -> Chart:
         for role in ("prefill", "decode")
         for name in ("waiting", "running", "kv_used", "utilization")
     }
+    end_s = max(series["time_s"], default=0.0)
+    title, unit_s = next(unit for unit in SPANS if end_s < 120 * unit[1] or unit == SPANS[-1])
     rows = [
-        {"hours": time_s / 3600, "value": value, "unit": panels[name][0], "line": panels[name][1]}
+        {"time": time_s / unit_s, "value": value, "unit": panels[name][0], "line": panels[name][1]}
         for name, values in series.items()
         if name in panels
         for time_s, value in zip(series["time_s"], values, strict=True)
@@ -226,11 +260,11 @@ def serving_chart(series: Mapping[str, Sequence[float]]) -> Chart:
         alt.Chart(_data(rows))
         .mark_line(interpolate="step")
         .encode(
-            x=alt.X("hours:Q", title="hours"),
+            x=alt.X("time:Q", title=title),
             y=alt.Y("value:Q", title=None),
-            color=alt.Color("line:N", title=None),
+            color=alt.Color("line:N", title=None, legend=alt.Legend(orient="bottom")),
             row=alt.Row("unit:N", title=None, sort=None),
-            tooltip=["hours:Q", "line:N", "value:Q"],
+            tooltip=[alt.Tooltip("time:Q", title=title), "line:N", "value:Q"],
         )
         .properties(width=WIDTH - 60, height=110, title="Serving over time, mean of the runs")
         .resolve_scale(y="independent")

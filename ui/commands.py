@@ -182,7 +182,7 @@ def _simulate_service(arguments: argparse.Namespace, scenario: Scenario) -> int:
     """A queueing study without a model."""
     document = files.service_document(scenario, serve_traffic(scenario, None, terminal.steps))
     if not emit(arguments, document):
-        from ui.page import write_service_page
+        from ui.page_serving import write_service_page
 
         show_serving(document["serving"], str(scenario.traffic))
         page = files.new_run_folder(scenario.name) / "report.html"

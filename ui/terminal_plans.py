@@ -12,6 +12,7 @@ from scheduler.training.micro_batches import bubble
 from ui.prepare import Prepared
 from ui.replication import device_words, replication_lines
 from ui.terminal import out, table
+from ui.time_words import has_own_unit
 
 
 def objective_value(plan: Plan, problem: Problem) -> str:
@@ -19,7 +20,7 @@ def objective_value(plan: Plan, problem: Problem) -> str:
     if plan.objective == "cost":
         return f"{format_usd(plan.value)}/1k"
     per = "/batch" if plan.objective == "throughput" else ""
-    if problem.costs.transfers:
+    if has_own_unit(problem):
         return f"{plan.value:.6g}{per} (file's unit)"
     return f"{format_seconds(plan.value)}{per}"
 
@@ -46,10 +47,10 @@ def served_values(prepared: Prepared, plan: Plan) -> list[str]:
 def value_unit(problem: Problem) -> str:
     """The unit of a plan's value and bound."""
     if problem.objective == "cost":
-        as_second = ", the file's unit of time being a second" if problem.costs.transfers else ""
+        as_second = ", the file's unit of time being a second" if has_own_unit(problem) else ""
         answered = "answers" if problem.graph.mode == "decode" else "inferences"
         return f"USD per 1,000 {answered}{as_second}"
-    unit = "the file's unit of time" if problem.costs.transfers else "s"
+    unit = "the file's unit of time" if has_own_unit(problem) else "s"
     return f"{unit} per batch" if problem.objective == "throughput" else unit
 
 

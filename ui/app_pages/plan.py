@@ -5,7 +5,7 @@ import streamlit as st
 from hardware.units import format_bytes, format_seconds, format_usd
 from scheduler.training.micro_batches import bubble
 from ui import charts, files, forms, pipeline, prepare, rented
-from ui.explained import explanation_lines, short_tables
+from ui.explained import explanation_lines, explanation_tables
 from ui.replication import device_words, replication_lines, seats
 from ui.terminal_plans import objective_value
 
@@ -89,7 +89,7 @@ def answer() -> None:
     if prepared.explanation:
         st.subheader("Why this plan")
         st.markdown("  \n".join(explanation_lines(prepared.problem, prepared.explanation)))
-        for title, head, rows in short_tables(prepared.problem, best, prepared.explanation):
+        for title, head, rows in explanation_tables(prepared.problem, best, prepared.explanation):
             st.caption(title)
             st.dataframe([dict(zip(head, row, strict=True)) for row in rows], key=title)
     for device, provenance in prepared.problem.costs.provenance.items():
