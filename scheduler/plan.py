@@ -176,7 +176,7 @@ def cut_runs(graph: Graph, placement: Placement) -> tuple[Stage, ...]:
     run. A tensor arrives before its first reader on a device and leaves right after its producer,
     so stages wait no longer than their operators would. O(operators + tensor uses).
     """
-    order = _runnable(graph, placement)
+    order = runnable(graph, placement)
     place = {name: k for k, name in enumerate(order)}
     receives: dict[str, list[Transfer]] = {name: [] for name in order}
     sends: dict[str, list[tuple[int, Transfer]]] = {name: [] for name in order}
@@ -209,7 +209,8 @@ def cut_runs(graph: Graph, placement: Placement) -> tuple[Stage, ...]:
     )
 
 
-def _runnable(graph: Graph, placement: Placement) -> list[str]:
+def runnable(graph: Graph, placement: Placement) -> list[str]:
+    """Operators in the order of a placement, or of the graph where they cannot run in that."""
     seen: set[str] = set()
     for name in placement:
         for tensor in graph.by_name[name].inputs:

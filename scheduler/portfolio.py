@@ -27,6 +27,7 @@ from scheduler.throughput.contiguous import contiguous
 from scheduler.throughput.ideals import ideals, ideals_beam
 from scheduler.training.training_pipeline import training_pipeline
 from scheduler.ways import (
+    DESCENT,
     LATENCY,
     MOVES,
     PIPELINE,
@@ -61,6 +62,7 @@ SLOWER = ("ideals_beam",)
 SEARCHES: dict[str, Way] = {
     **dict.fromkeys(throughput.SEARCHES, THROUGHPUT),
     **dict.fromkeys(latency.SEARCHES, LATENCY),
+    DESCENT.name: DESCENT,
     WINDOWS.name: WINDOWS,
     REPLICATED.name: REPLICATED,
 }
@@ -154,6 +156,8 @@ def _ways_auto(query: Query) -> list[Way]:
     ways = [heuristic(name, place) for name, place in known.items() if name not in left_out]
     if is_latency and query.is_timed:
         ways.append(LATENCY)
+    elif is_latency and not problem.trains_in_parts:
+        ways.append(DESCENT)
     if problem.latency_bound_s is not None:
         ways.append(FASTEST)
     if query.is_timed and problem.trains_in_parts:

@@ -133,6 +133,12 @@ class Problem:
         return self.graph.mode == "training" and self.num_micro_batches > 1
 
     @property
+    def pipelines_batch(self) -> bool:
+        """Whether the latency of inference is asked for, of several micro-batches in a pipeline."""
+        several = self.num_micro_batches > 1 and not self.graph.is_sequential
+        return several and self.objective == "latency"
+
+    @property
     def may_replicate(self) -> bool:
         """Whether plans with replicated stages are asked for, and the objective has any."""
         in_turn = not self.graph.is_sequential or self.trains_in_parts

@@ -68,7 +68,11 @@ def _by_latency(query: Query, found: Found) -> Plan:
     until_s = deadline_s - is_latency * RELAXATION_SHARE * query.time_limit_s
     known_s = found.bound if is_latency else 0.0
     try:
-        placed, name, proven_s = latency.latency(problem, until_s, known_s, query.algorithm)
+        if problem.pipelines_batch and query.algorithm != "latency_exact":
+            placed = latency.batch_latency(problem, _best_placement(found), until_s, known_s)
+            name, proven_s = "latency_search", known_s
+        else:
+            placed, name, proven_s = latency.latency(problem, until_s, known_s, query.algorithm)
     except Stopped as stop:
         placed, name, proven_s = _until_then(problem, stop, found), "latency_search", stop.bound_s
     plan = finish_plan(problem, name, placed, found.began_s, found.bound)
@@ -78,6 +82,19 @@ def _by_latency(query: Query, found: Found) -> Plan:
         relaxed_s = relaxation_bound(problem, plan.value, found.bound, deadline_s)
         found.prove(relaxed_s, "relaxation")
     return plan
+
+
+def _best_placement(found: Found) -> Placement | None:
+    """Where operators run in the best plan so far, if there is one."""
+    best = min(found.plans, key=lambda plan: plan.value, default=None)
+    return None if best is None else best.placement
+
+
+def _by_descent(query: Query, found: Found) -> Plan:
+    """The best plan so far after a short descent, the same on every machine."""
+    began_s = time.perf_counter()
+    placed = latency.descended(query.problem, _best_placement(found))
+    return finish_plan(query.problem, DESCENT.name, placed, began_s, found.bound)
 
 
 def _until_then(problem: Problem, stop: Stopped, found: Found) -> Placement:
@@ -195,6 +212,8 @@ def _compile_throughput(query: Query) -> None:
 
 LATENCY = Way("latency", _by_latency, lambda query: latency.compile_loops(query.problem))
 """The searches for latency."""
+DESCENT = Way("latency_descent", _by_descent)
+"""What stands in for them where there is no time."""
 THROUGHPUT = Way("search", _by_throughput, _compile_throughput)
 """The searches for throughput and cost."""
 WINDOWS = Way(

@@ -200,15 +200,19 @@ def search(problem):
     return latency(problem, time.perf_counter() + 0.2, name="latency_search")[0]
 
 
+def orders_of(problem):
+    """All orders in which the tasks can run."""
+    return [
+        np.array(o)
+        for o in permutations(range(len(problem.graph.ops)))
+        if all(o.index(i) < o.index(j) for i, j in zip(*problem.arrays.edges, strict=True))
+    ]
+
+
 def least_makespan(problem):
     """By every placement and every order of the tasks (transfers first come, first served)."""
     tasks, ops = tasks_of(problem), problem.graph.ops
-    n, d = tasks.w.shape
-    orders = [
-        np.array(o)
-        for o in permutations(range(n))
-        if all(o.index(i) < o.index(j) for i, j in zip(*problem.arrays.edges, strict=True))
-    ]
+    d, orders = tasks.w.shape[1], orders_of(problem)
     return min(
         makespan_of(tasks, device, order)
         for device in map(np.array, product(range(d), repeat=len(ops)))

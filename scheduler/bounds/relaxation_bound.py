@@ -8,7 +8,8 @@ S still follows:
 
 for S = the tasks of head h and tail t at least, whose rows are added where they are broken. For a
 makespan T, x[i,d] is 0 where the longest path through i on d is above T; if the programme then
-ends above T, no schedule has makespan T.
+ends above T, no schedule has makespan T. Of m micro-batches w[i,d] counts m times, on paths, too,
+where they pass i: none of them begins before the head, and the tail follows the last.
 
 Source: heads and tails, Carlier, "The one-machine sequencing problem", European Journal of
 Operational Research 11(1), 1982, doi:10.1016/S0377-2217(82)80007-6; destructive improvement, Klein
@@ -44,7 +45,7 @@ class Windows(NamedTuple):
     """What n tasks of u classes may do within a makespan.
 
     Attributes:
-        w: (n, d) seconds, infinite where a task may not run.
+        w: (n, d) seconds of all micro-batches, infinite where a task may not run.
         able: (u, d) devices that a class may run on.
         level: (n, 2) the last of `at` that the least head and tail of each task reaches.
         at: heads and tails (s) at which sets begin.
@@ -68,28 +69,29 @@ def relaxation_bound(problem: Problem, value_s: float, bound_s: float, deadline_
     Each makespan tried is a few linear programmes; ends at a deadline of `time.perf_counter`.
     """
     tasks, classes = tasks_of(problem), classes_of(problem.arrays)
+    m = 1 if problem.trains_in_parts else problem.num_micro_batches
     if classes.seconds.size > LARGEST or not bound_s * PROVEN < value_s < np.inf:
         return bound_s
-    bound_s = max(bound_s, min(value_s, _least(tasks, classes, value_s, deadline_s)))
+    bound_s = max(bound_s, min(value_s, _least(tasks, classes, m, value_s, deadline_s)))
     step = FIRST_STEP
     while 0 < bound_s * PROVEN < value_s and step >= LAST_STEP:
         if time.perf_counter() > deadline_s:
             break
         trial_s = min(value_s, bound_s * (1 + step))
-        found_s = _least(tasks, classes, trial_s, deadline_s)
+        found_s = _least(tasks, classes, m, trial_s, deadline_s)
         step = step * 2 if found_s > trial_s else step / 4
         bound_s = max(bound_s, min(found_s, trial_s))
     return bound_s
 
 
-def _windows(tasks: Tasks, classes: Classes, makespan_s: float) -> Windows | None:
+def _windows(tasks: Tasks, classes: Classes, m: int, makespan_s: float) -> Windows | None:
     """Where tasks may run within a makespan; None where one may run nowhere."""
     able = np.isfinite(classes.seconds)
     while able.any(axis=1).all():
         w = np.where(able[tasks.unit], tasks.w, np.inf)
         head, tail = heads(tasks._replace(w=w)), tails(tasks._replace(w=w))
-        still = able.copy()
-        np.logical_and.at(still, tasks.unit, head + tail <= makespan_s * (1 + 1e-9))
+        still, more = able.copy(), (m - 1) * np.where(np.isfinite(w), w, 0.0)
+        np.logical_and.at(still, tasks.unit, head + more + tail <= makespan_s * (1 + 1e-9))
         if (still == able).all():
             least = (head - np.where(np.isfinite(w), w, 0.0)).min(axis=1), tail.min(axis=1)
             share = np.linspace(0, 1, LEVELS)
@@ -97,14 +99,14 @@ def _windows(tasks: Tasks, classes: Classes, makespan_s: float) -> Windows | Non
             level = [
                 np.searchsorted(a, x, side="right") - 1 for a, x in zip(at, least, strict=True)
             ]
-            return Windows(w, able, np.column_stack(level), (at[0], at[1]))
+            return Windows(m * w, able, np.column_stack(level), (at[0], at[1]))
         able = still
     return None
 
 
-def _least(tasks: Tasks, classes: Classes, makespan_s: float, deadline_s: float) -> float:
+def _least(tasks: Tasks, classes: Classes, m: int, makespan_s: float, deadline_s: float) -> float:
     """The programme's value (s), infinite where a task has no device; more than that is enough."""
-    windows = _windows(tasks, classes, makespan_s)
+    windows = _windows(tasks, classes, m, makespan_s)
     if windows is None:
         return np.inf
     u, d = windows.able.shape

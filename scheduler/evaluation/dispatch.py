@@ -168,6 +168,22 @@ def _new_progress(work: StageWork, m: int) -> _Progress:
 
 
 @numba.njit(cache=True)
+def nothing_done(work: StageWork, m: int) -> _Progress:
+    """Where m micro-batches stand that are alike and have one phase, before they run."""
+    s, d = len(work.seconds), len(work.team)
+    missing, head = np.zeros((m, s), dtype=np.int64), np.empty((d, m), dtype=np.int64)
+    for to in work.reader:
+        missing[:, to] += 1
+    for p in range(d):
+        head[p] = work.first[0, p]
+    zeros, no = np.zeros(d, dtype=np.int64), np.zeros(d, dtype=np.bool_)
+    return _Progress(
+        missing, head, np.zeros((d, m), dtype=np.bool_), zeros, zeros.copy(), zeros.copy(), no,
+        zeros.copy(), np.ones(d, dtype=np.bool_), np.ones(d, dtype=np.bool_), np.full(m, s),
+    )  # fmt: skip
+
+
+@numba.njit(cache=True)
 def _choose(work: StageWork, rule: int, most: Ints, q: _Progress, p: int, admitted: int) -> int:
     """The micro-batch whose next stage device p takes, -1 if none may start."""
     s = q.missing.shape[1]
@@ -217,14 +233,15 @@ def dispatch(
     k - in_flight has left. O((stages + transfers) (log + in_flight)).
     """
     progress = _new_progress(work, len(times.start_s))
-    order: tuple[Ints, Ints] = _run(work, rule, most, in_flight, times, progress)
+    order: tuple[Ints, Ints] = run(work, rule, most, in_flight, times, progress)
     return order
 
 
 @numba.njit(cache=True)
-def _run(
+def run(
     work: StageWork, rule: int, most: Ints, in_flight: int, times: Times, q: _Progress
 ) -> tuple[Ints, Ints]:
+    """What `dispatch` does, from `q` on."""
     m, s = times.start_s.shape
     num_transfers = times.left_s.shape[1]
     free_s = np.zeros(work.medium.max() + 1 if num_transfers else 0)

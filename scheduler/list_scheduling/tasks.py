@@ -219,9 +219,10 @@ def one_stage_each(problem: Problem, placement: Placement) -> tuple[Stage, ...]:
 def batch_excess_bytes(problem: Problem, placement: Placement) -> Floats:
     """(num_devices,) bytes by which one batch alone exceeds the devices' limits."""
     excess = np.zeros(len(problem.costs.devices))
-    if surely_fits(problem, placement, 1):
+    in_flight = problem.num_micro_batches if problem.pipelines_batch else 1
+    if surely_fits(problem, placement, in_flight):
         return excess
     stages = one_stage_each(problem, placement)
-    for name, need in memory_needs(problem, placement, stages, 1).items():
+    for name, need in memory_needs(problem, placement, stages, in_flight).items():
         excess[problem.device_index[name]] = max(0.0, need.num_bytes - need.limit_bytes)
     return excess
