@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import socket
@@ -23,27 +24,63 @@ def page(name):
 def test_plan_page_shows_values_charts_and_algorithms():
     app = page("plan")
     app.selectbox(key="model").select("zoo:cifar10-cnn")
-    app.selectbox(key="hardware").select("aws/g4dn.12xlarge")
+    app.multiselect(key="hardware").set_value(["aws/g4dn.12xlarge"])
+    app.number_input(key="search_s").set_value(0.0)
     app.selectbox(key="objective").select("latency")
     app.button[0].click().run()
     assert not app.exception
     assert not app.error
     tiles = {metric.label: metric.value for metric in app.metric}
     assert tiles["Latency of a batch"].endswith(("ms", "µs"))
-    assert tiles["Cost per 1,000"].startswith("$")
+    assert tiles["Cost per 1,000 inferences"].startswith("$")
     algorithms = app.dataframe[0].value
     assert "heft" in set(algorithms["algorithm"])
     assert list(app.dataframe[1].value["device"])
     assert "Why this plan" in [heading.value for heading in app.subheader]
-    helps = app.dataframe[2].value
-    assert helps["change"].str.contains("10 %").all()
-    left_out = app.dataframe[3].value
-    assert len(left_out) + len(set(app.dataframe[1].value["device"])) == 5
+    titles = [text.value.strip("*") for text in app.markdown if text.value.startswith("**")]
+    tables = {t: d.value for t, d in zip(titles, app.dataframe[2:], strict=True)}
+    assert tables["What would help"]["change"].str.contains("10 %").all()
+    unused = tables["Devices left out"]["device"]
+    assert len(unused) + len(set(app.dataframe[1].value["device"])) == 5
+    assert set(tables["The critical path"]["device or link"])
+    assert len(tables["The heaviest operators"]) > 1
+
+
+INSTANCE = {
+    "maxSizePerFPGA": 100, "maxFPGAs": 2, "maxCPUs": 1,
+    "nodes": [
+        {"id": i, "name": f"n{i}", "size": 1, "cpuLatency": 40.0, "fpgaLatency": 4.0,
+         "supportedOnFpga": 1, "isBackwardNode": 0}
+        for i in (1, 2)
+    ],
+    "edges": [{"sourceId": 1, "destId": 2, "cost": 1.5}],
+}  # fmt: skip
+
+
+def test_plan_page_takes_a_placement_instance_and_keeps_its_unit():
+    app = page("plan")
+    app.file_uploader[0].set_value(("two.json", json.dumps(INSTANCE).encode(), "application/json"))
+    app.number_input(key="search_s").set_value(0.0)
+    app.button[0].click().run()
+    assert not app.exception
+    assert not app.error
+    tiles = {metric.label: metric.value for metric in app.metric}
+    assert tiles["Latency of a batch"] == "11 (file's unit)"
+    assert "Binds: acc0, 5.5 (file's unit) of work." in app.markdown[0].value
+
+
+def test_plan_page_takes_a_scenario_file():
+    app = page("plan")
+    text = "model: {source: zoo:cifar10-cnn}\nhardwear: local\n"
+    app.file_uploader[0].set_value(("wrong.yaml", text.encode(), "application/yaml"))
+    app.button[0].click().run()
+    assert not app.exception
+    assert "hardwear" in app.error[0].value
 
 
 def test_plan_page_words_errors():
     app = page("plan")
-    app.selectbox(key="hardware").select("gcp/ct5lp-hightpu-1t")
+    app.multiselect(key="hardware").set_value(["gcp/ct5lp-hightpu-1t"])
     app.selectbox(key="model").select("zoo:cifar10-cnn")
     app.selectbox(key="dtype").select("float16")
     app.button[0].click().run()

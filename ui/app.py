@@ -4,9 +4,12 @@ from pathlib import Path
 
 import streamlit as st
 
+from ui.forms import keep_answers
+
 PAGES = Path(__file__).parent / "app_pages"
 
 st.set_page_config(page_title="Apportion", layout="wide")
+keep_answers()
 st.navigation(
     [
         st.Page(PAGES / "plan.py", title="Plan", default=True),

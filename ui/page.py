@@ -21,7 +21,7 @@ from ui.charts import (
     timeline_chart,
 )
 from ui.explained import explanation_lines, explanation_tables
-from ui.html import table, write
+from ui.page_parts import table, write
 from ui.page_serving import serving_text
 from ui.prepare import Prepared
 from ui.replication import device_words, replication_lines, seats

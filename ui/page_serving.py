@@ -6,7 +6,7 @@ from typing import Any
 
 from hardware.units import format_seconds, format_usd
 from ui.charts import serving_chart
-from ui.html import table, write
+from ui.page_parts import table, write
 from ui.terminal_generations import generation_tables
 from ui.terminal_serving import bill_rows
 

@@ -85,7 +85,7 @@ def show_plans(prepared: Prepared) -> None:
     if prepared.served:
         out.print(SERVED)
     if prepared.solution.best.splits and prepared.unsplit:
-        out.print(_splits_text(prepared.solution.best, prepared.unsplit, prepared.problem))
+        out.print(splits_text(prepared.solution.best, prepared.unsplit, prepared.problem))
     best = prepared.solution.best
     for words in replication_lines(prepared.problem, best):
         out.print(f"{words}\n")
@@ -121,7 +121,7 @@ def show_pipeline(prepared: Prepared, best: Plan) -> None:
         table("Micro-batches tried (the plan's bound holds for all of them)", columns, rows)
 
 
-def _splits_text(best: Plan, unsplit: Plan, problem: Problem) -> str:
+def splits_text(best: Plan, unsplit: Plan, problem: Problem) -> str:
     """How many operators are split into how many parts, and what the plan is worth without."""
     parts = ", ".join(map(str, sorted({split.parts for split in best.splits.values()})))
     worse = unsplit.value / best.value - 1
