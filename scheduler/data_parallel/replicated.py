@@ -52,7 +52,7 @@ def replicated(problem: Problem) -> tuple[Placement, Replicas]:
         missing = min(excess for excess, *_ in found)
         arrays = replace(arrays, limit_bytes=arrays.limit_bytes - 1.05 * missing)
     if not found:
-        raise InfeasibleError("no split with replicas fits the devices' memory and pins")
+        raise InfeasibleError("no split with replicas fits the devices' memory, pins and links")
     return min(found, key=lambda one: one[:3])[3:]
 
 

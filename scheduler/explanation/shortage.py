@@ -8,6 +8,8 @@ import numpy as np
 
 from hardware.units import format_bytes
 from scheduler.arrays import Ints
+from scheduler.list_scheduling.linked import stranded
+from scheduler.list_scheduling.tasks import tasks_of
 from scheduler.problem import Problem, matches
 
 CLOSE = 0.01
@@ -20,7 +22,7 @@ def nowhere(problem: Problem) -> str:
     """The first operator that no device may run, what forbids it, and the way out; else empty."""
     rows = np.flatnonzero(~np.isfinite(problem.seconds).any(axis=1))
     if not len(rows):
-        return ""
+        return _unlinked(problem)
     rows = np.flatnonzero(problem.unit == problem.unit[rows[0]])
     devices, names = problem.costs.devices, [problem.graph.ops[i].name for i in rows]
     subject = f"{_who(problem, rows)}: no device may run it"
@@ -39,6 +41,22 @@ def nowhere(problem: Problem) -> str:
         if any(matches(target, op.name, op.module) for op in ops)
     ]
     return f"{subject}: {can} could, but for the rules {'; '.join(rules)}; lift one of them"
+
+
+def _unlinked(problem: Problem) -> str:
+    """The first operator that links leave no device, and the way out; else empty."""
+    d, devices = len(problem.costs.devices), problem.costs.devices
+    missing = (problem.arrays.medium < 0) & ~np.eye(d, dtype=bool)
+    i = stranded(tasks_of(problem)) if missing.any() else -1
+    if i < 0:
+        return ""
+    able = _quoted(devices[j] for j in np.flatnonzero(np.isfinite(problem.seconds[i])))
+    src, dst = np.argwhere(missing)[0].tolist()
+    return (
+        f"no link leads from or to operator '{problem.graph.ops[i].name}' on {able}, where it may "
+        f"run, as rules keep others elsewhere; lift one, or add the links that are missing, as "
+        f"between '{devices[src]}' and '{devices[dst]}'"
+    )
 
 
 def shortage(problem: Problem) -> str:

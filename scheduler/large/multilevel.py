@@ -66,7 +66,9 @@ def multilevel(problem: Problem) -> Placement:
             return placement
         arrays = replace(arrays, limit_bytes=arrays.limit_bytes - 1.05 * excess)
     if arrays is problem.arrays:
-        raise InfeasibleError("no split of the operators' order fits the devices' memory and pins")
+        raise InfeasibleError(
+            "no split of the operators' order fits the devices' memory, pins and links"
+        )
     return placement
 
 

@@ -58,7 +58,7 @@ def two_sides(problem: Problem) -> Placement:
             break
         arrays = replace(arrays, limit_bytes=arrays.limit_bytes - 1.05 * excess)
     if not placement:
-        raise InfeasibleError("no split of two sides fits the devices' memory and pins")
+        raise InfeasibleError("no split of two sides fits the devices' memory, pins and links")
     return placement
 
 

@@ -67,8 +67,8 @@ def _runs(tasks: Tasks, at: Order) -> StageWork:
         seconds[r] += tasks.w[i, p]
         if len(tasks.ends_s):
             seconds[r] += ends_of(
-                tasks.ends_s, tasks.ins_start, tasks.ins, tasks.producer, tasks.outs_start,
-                tasks.outs, tasks.start, tasks.reader, device, place, i,
+                tasks.ends_s, tasks.medium, tasks.ins_start, tasks.ins, tasks.producer,
+                tasks.outs_start, tasks.outs, tasks.start, tasks.reader, device, place, i,
             )  # fmt: skip
     num = leaves.sum()
     medium, reader = np.empty(num, dtype=np.int64), np.empty(num, dtype=np.int64)

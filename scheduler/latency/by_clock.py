@@ -60,8 +60,8 @@ def run_by_clock(tasks: Tasks, at: Order, tail: Floats, most_s: float, times: Ti
                     end[q] = start[i] + w[i, q]
                     if serialised:
                         end[q] += ends_of(
-                            ends_s, ins_start, ins, producer, outs_start, outs, reader_start,
-                            reader, device, place, i,
+                            ends_s, medium, ins_start, ins, producer, outs_start, outs,
+                            reader_start, reader, device, place, i,
                         )  # fmt: skip
                 fresh[q] = False
             if end[q] < now:

@@ -143,7 +143,7 @@ def run_in_order(
         ends = begin + w[i, p]
         if serialised:
             ends += ends_of(
-                ends_s, ins_start, ins, producer, outs_start, outs, reader_start, reader,
+                ends_s, medium, ins_start, ins, producer, outs_start, outs, reader_start, reader,
                 device, place, i,
             )  # fmt: skip
         if ends + tail[i, p] > most_s:

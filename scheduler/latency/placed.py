@@ -99,14 +99,19 @@ def list_sends(
 
 @lean
 def ends_of(
-    ends_s: Floats, ins_start: Ints, ins: Ints, producer: Ints, outs_start: Ints, outs: Ints,
-    start: Ints, reader: Ints, device: Ints, place: Ints, i: int,
+    ends_s: Floats, medium: Ints, ins_start: Ints, ins: Ints, producer: Ints, outs_start: Ints,
+    outs: Ints, start: Ints, reader: Ints, device: Ints, place: Ints, i: int,
 ) -> float:  # fmt: skip
-    """Seconds that task i's device spends on what i sends and is the first there to receive."""
+    """Seconds that task i's device spends on what i sends and is the first there to receive.
+
+    Infinite where no link brings it.
+    """
     p, seconds = device[i], 0.0
     for e in range(ins_start[i], ins_start[i + 1]):
         t = ins[e]
         if device[producer[t]] != p:
+            if medium[device[producer[t]], p] < 0:
+                return np.inf
             is_first = True
             for r in range(start[t], start[t + 1]):
                 j = reader[r]

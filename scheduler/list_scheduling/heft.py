@@ -11,6 +11,7 @@ import numpy as np
 
 from scheduler.arrays import Floats, Ints
 from scheduler.compiled import lean
+from scheduler.list_scheduling.linked import linked_seconds, take
 from scheduler.list_scheduling.tasks import (
     Tasks,
     hold,
@@ -87,6 +88,7 @@ def earliest_finish(
     for the unit is passed over; what fits nowhere goes where most is free.
     """
     n, d = tasks.w.shape
+    w, has_gaps = linked_seconds(tasks)
     begin, end = np.zeros((d, n)), np.zeros((d, n))
     count = np.zeros(d, dtype=np.int64)
     used, held = np.zeros(d), np.zeros((d, len(tasks.weight_bytes)), dtype=np.int32)
@@ -97,7 +99,7 @@ def earliest_finish(
         best, best_start, at = np.inf, 0.0, -1
         roomiest, most_free = 0, -np.inf
         for p in range(d):
-            if not np.isfinite(tasks.w[i, p]) or (of_unit[u] >= 0 and of_unit[u] != p):
+            if not np.isfinite(w[i, p]) or (of_unit[u] >= 0 and of_unit[u] != p):
                 continue
             free = tasks.limit_bytes[p] - used[p]
             if free > most_free:
@@ -105,8 +107,8 @@ def earliest_finish(
             if of_unit[u] < 0 and need_bytes(tasks, held, u, p) > free:
                 continue
             ready = _ready(tasks, device, finish, i, p)
-            s = _earliest_start(begin[p, : count[p]], end[p, : count[p]], ready, tasks.w[i, p])
-            value = s + tasks.w[i, p] + after_s[i, p]
+            s = _earliest_start(begin[p, : count[p]], end[p, : count[p]], ready, w[i, p])
+            value = s + w[i, p] + after_s[i, p]
             if wanted[i] == p and np.isfinite(value):
                 value = -np.inf
             if value < best:
@@ -119,8 +121,9 @@ def earliest_finish(
         if of_unit[u] < 0:
             of_unit[u] = at
             hold(tasks, held, used, u, at, 1)
+            has_gaps = has_gaps and take(tasks, w, u, at)
         device[i], start[i] = at, best_start
-        finish[i] = best_start + (tasks.w[i, at] if np.isfinite(tasks.w[i, at]) else 0.0)
+        finish[i] = best_start + (w[i, at] if np.isfinite(w[i, at]) else 0.0)
         k = count[at]
         while k > 0 and begin[at, k - 1] > best_start:
             begin[at, k], end[at, k] = begin[at, k - 1], end[at, k - 1]

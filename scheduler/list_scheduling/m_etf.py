@@ -10,6 +10,7 @@ import numba
 import numpy as np
 
 from scheduler.arrays import Floats, Ints
+from scheduler.list_scheduling.linked import linked_seconds, take
 from scheduler.list_scheduling.tasks import Tasks, hold, move_s, need_bytes, within_memory
 from scheduler.problem import Placement, Problem
 
@@ -27,6 +28,7 @@ def earliest_task(tasks: Tasks, favourite: Ints) -> tuple[Ints, Floats]:
     passed over; what fits nowhere goes where most is free. O(tasks x WINDOW x devices).
     """
     n, d = tasks.w.shape
+    w, has_gaps = linked_seconds(tasks)
     free = np.zeros(d)
     awake, child = np.zeros(d), np.full(d, -1)
     used, held = np.zeros(d), np.zeros((d, len(tasks.weight_bytes)), dtype=np.int32)
@@ -47,7 +49,7 @@ def earliest_task(tasks: Tasks, favourite: Ints) -> tuple[Ints, Floats]:
             u = tasks.unit[i]
             urgent = 0.0
             for p in range(d):
-                able[p] = np.isfinite(tasks.w[i, p]) and of_unit[u] in (-1, p)
+                able[p] = np.isfinite(w[i, p]) and of_unit[u] in (-1, p)
                 if able[p] and of_unit[u] < 0:
                     able[p] = need_bytes(tasks, held, u, p) <= tasks.limit_bytes[p] - used[p]
                 if able[p]:
@@ -58,7 +60,7 @@ def earliest_task(tasks: Tasks, favourite: Ints) -> tuple[Ints, Floats]:
                 s = max(free[p], data[i, p])
                 if child[p] >= 0 and child[p] != i and device[child[p]] < 0:
                     s = max(s, min(awake[p], urgent))
-                end = s + tasks.w[i, p]
+                end = s + w[i, p]
                 if s < best or (s == best and (i < first or (i == first and end < best_end))):
                     best, best_end, first, slot, at = s, end, i, k, p
         if at < 0:
@@ -67,13 +69,13 @@ def earliest_task(tasks: Tasks, favourite: Ints) -> tuple[Ints, Floats]:
             at = of_unit[tasks.unit[i]]
             for p in range(d):
                 more = at < 0 or tasks.limit_bytes[p] - used[p] > tasks.limit_bytes[at] - used[at]
-                if of_unit[tasks.unit[i]] < 0 and np.isfinite(tasks.w[i, p]) and more:
+                if of_unit[tasks.unit[i]] < 0 and np.isfinite(w[i, p]) and more:
                     at = p
             at = max(at, 0)
             best = free[at]
             for k in range(tasks.ins_start[i], tasks.ins_start[i + 1]):
                 best = max(best, finish[tasks.producer[tasks.ins[k]]])
-            best_end = best + (tasks.w[i, at] if np.isfinite(tasks.w[i, at]) else 0.0)
+            best_end = best + (w[i, at] if np.isfinite(w[i, at]) else 0.0)
         i = ready[slot]
         for k in range(slot, head, -1):
             ready[k] = ready[k - 1]
@@ -81,6 +83,7 @@ def earliest_task(tasks: Tasks, favourite: Ints) -> tuple[Ints, Floats]:
         if of_unit[tasks.unit[i]] < 0:
             of_unit[tasks.unit[i]] = at
             hold(tasks, held, used, tasks.unit[i], at, 1)
+            has_gaps = has_gaps and take(tasks, w, tasks.unit[i], at)
         device[i], start[i], finish[i] = at, best, best_end
         free[at] = best_end
         child[at], awake[at] = favourite[i], best_end

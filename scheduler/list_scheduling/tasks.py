@@ -92,9 +92,14 @@ def tasks_of(problem: Problem) -> Tasks:
 
 @lean
 def move_s(tasks: Tasks, t: int, p: int, q: int) -> float:
-    """Seconds from the end of tensor t's producer on p until a task on q may start with it."""
+    """Seconds from the end of tensor t's producer on p until a task on q may start with it.
+
+    Infinite where no link joins them.
+    """
     if p == q:
         return 0.0
+    if tasks.medium[p, q] < 0:
+        return np.inf
     if len(tasks.ends_s):
         return tasks.ends_s[t, p] + tasks.ends_s[t, q]  # type: ignore[no-any-return]
     if len(tasks.table_s):

@@ -28,7 +28,7 @@ MOST_STEPS = 3e8
 """Pairs of cuts times transitions, about a second; more kinds of devices get fewer cuts."""
 MOST_TRANSITIONS = 60_000
 """Transitions above which the order is split over a few sequences of devices instead."""
-NO_SPLIT = "no contiguous split fits the devices' memory and pins"
+NO_SPLIT = "no contiguous split fits the devices' memory, pins and links"
 
 State = tuple[tuple[int, ...], int]
 """Devices used of each kind, and the kind of the last stage (-1 before the first)."""

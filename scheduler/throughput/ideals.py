@@ -88,7 +88,7 @@ def ideal_split(arrays: Arrays, backward: NDArray[np.bool_], most: int, exact: b
     if found is not None and whole.loads(found[unit]).max() <= value:
         device = found[unit]
     if device is None:
-        raise InfeasibleError("no contiguous split fits the devices' memory and pins")
+        raise InfeasibleError("no contiguous split fits the devices' memory, pins and links")
     return device[first]
 
 

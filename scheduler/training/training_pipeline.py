@@ -52,7 +52,7 @@ def training_pipeline(problem: Problem) -> Placement:
         missing = min(excess for excess, _, _ in found)
         arrays = replace(arrays, limit_bytes=arrays.limit_bytes - 1.05 * missing)
     if not found:
-        raise InfeasibleError("no split of the layers fits the devices' memory and pins")
+        raise InfeasibleError("no split of the layers fits the devices' memory, pins and links")
     return descended(problem, min(found, key=lambda one: one[:2])[2])
 
 
