@@ -154,10 +154,11 @@ def _ways_auto(query: Query) -> list[Way]:
     left_out = SLOWER if query.is_timed else SLOW + SLOWER
     known = algorithms(problem)
     ways = [heuristic(name, place) for name, place in known.items() if name not in left_out]
+    alone = is_latency and not query.is_timed and not problem.trains_in_parts
+    if alone or problem.pipelines_batch:
+        ways.append(DESCENT)
     if is_latency and query.is_timed:
         ways.append(LATENCY)
-    elif is_latency and not problem.trains_in_parts:
-        ways.append(DESCENT)
     if problem.latency_bound_s is not None:
         ways.append(FASTEST)
     if query.is_timed and problem.trains_in_parts:

@@ -11,7 +11,7 @@ from scheduler.latency.anneal import Cooling
 from scheduler.latency.batch import batch_makespan
 from scheduler.latency.moves import State, bring, changes, choose, put, state_of
 from scheduler.latency.placed import Order, ordered
-from scheduler.latency.search import COOLING, HEATS
+from scheduler.latency.search import COLDEST, COOLING, HEATS
 from scheduler.list_scheduling.tasks import Tasks
 from scheduler.stopped import Stopped
 
@@ -74,7 +74,7 @@ def anneal_batch(
 def improve_batch(
     tasks: Tasks, start: tuple[Ints, Ints], m: int, deadline_s: float, bound_s: float
 ) -> tuple[Ints, Ints]:
-    """Device and order of the tasks after coolings, each from the best schedule so far.
+    """Device and order of the tasks after a descent and coolings, each from the best so far.
 
     Ends at a deadline of `time.perf_counter`, or at the bound.
 
@@ -86,7 +86,8 @@ def improve_batch(
     (device, order), stop = start, np.zeros(1, dtype=np.int64)
     try:
         while left > 0 and enough_s < value < np.inf and time.perf_counter() < deadline_s:
-            hottest = HEATS[cooled % len(HEATS)] * value / n
+            heat = HEATS[cooled % len(HEATS)] if cooled else COLDEST
+            hottest = heat * value / n
             until_s = min(deadline_s, time.perf_counter() + LONGEST_S)
             cooling = Cooling(hottest, hottest * COOLING, moves, until_s, enough_s, stop)
             device, order, value = anneal_batch(tasks, (device, order), m, cooling, cooled)
