@@ -154,8 +154,7 @@ def _ways_auto(query: Query) -> list[Way]:
     left_out = SLOWER if query.is_timed else SLOW + SLOWER
     known = algorithms(problem)
     ways = [heuristic(name, place) for name, place in known.items() if name not in left_out]
-    alone = is_latency and not query.is_timed and not problem.trains_in_parts
-    if alone or problem.pipelines_batch:
+    if is_latency and not problem.trains_in_parts:
         ways.append(DESCENT)
     if is_latency and query.is_timed:
         ways.append(LATENCY)

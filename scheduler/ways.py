@@ -213,7 +213,7 @@ def _compile_throughput(query: Query) -> None:
 LATENCY = Way("latency", _by_latency, lambda query: latency.compile_loops(query.problem))
 """The searches for latency."""
 DESCENT = Way("latency_descent", _by_descent)
-"""What stands in for them where there is no time."""
+"""What stands in for them where there is no time, and where more time must not be worse."""
 THROUGHPUT = Way("search", _by_throughput, _compile_throughput)
 """The searches for throughput and cost."""
 WINDOWS = Way(
