@@ -237,5 +237,6 @@ def ui(arguments: argparse.Namespace) -> int:
         sys.executable, "-m", "streamlit", "run", str(app), "--server.port", str(arguments.port),
         "--server.headless", str(arguments.no_browser).lower(),
         "--browser.gatherUsageStats", "false", "--server.address", "localhost",
+        "--client.toolbarMode", "minimal",
     ]  # fmt: skip
     return subprocess.run(command, check=False).returncode

@@ -54,10 +54,12 @@ def _figures(planned: Planned) -> None:
     slow, fast = predicted.throughput_band_per_s
     tiles = st.columns(4)
     name = RUNS.get(problem.graph.mode, "Latency of a batch")
-    tiles[0].metric(name, time_words(problem, predicted.latency_s.p50))
+    latency = time_words(problem, predicted.latency_s.p50)
+    tiles[0].metric(name, latency.removesuffix(" (file's unit)"))
     tiles[0].caption(f"predicted; 90 %: {low} to {high}")
-    tiles[1].metric("Throughput", rate_words(problem, predicted.throughput_per_s))
-    tiles[1].caption(f"predicted; 90 %: {slow:.4g} to {fast:.4g}")
+    rate, _, unit = rate_words(problem, predicted.throughput_per_s).partition(" ")
+    tiles[1].metric("Throughput", rate)
+    tiles[1].caption(f"{unit}, predicted; 90 %: {slow:.4g} to {fast:.4g}")
     tiles[2].metric("Gap to the lower bound", f"{best.gap:.1%}")
     tiles[2].caption(
         f"{best.algorithm}, {len(best.stages)} stages: {objective_value(best, problem)}; "

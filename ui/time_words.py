@@ -30,4 +30,4 @@ def rate_words(problem: Problem, per_s: float) -> str:
 
 def gap_words(gap: float) -> str:
     """What a gap to the lower bound says of the optimum."""
-    return "proven optimal" if gap <= 0 else f"the optimum is at most {gap:.1%} less"
+    return "proven optimal" if gap < 1e-9 else f"the optimum is at most {gap:.1%} less"
