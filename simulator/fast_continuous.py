@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from simulator.fast_llm_server import coast, complete, expire, schedule
+from simulator.fast_coasting import coast
+from simulator.fast_llm_server import complete, expire, schedule
 from simulator.fast_state import (
     AHEAD,
     BACK,

@@ -7,16 +7,14 @@ number of a step, `at` its row among the steps decided.
 
 import numpy as np
 
+from simulator.fast_preemption import allocate_in_order, leave
 from simulator.fast_state import (
-    AHEAD,
     BASE,
     BASE_SUM,
     BUDGET,
-    CACHING,
     CHUNKS,
     COMPUTED,
     CONTEXT,
-    DECIDED,
     DECODES,
     DECODING,
     END_LIST,
@@ -31,7 +29,6 @@ from simulator.fast_state import (
     HELD,
     KNOWN,
     LAST,
-    LATEST,
     LONGEST,
     LOWEST,
     LOWEST_KNOWN,
@@ -41,7 +38,6 @@ from simulator.fast_state import (
     NUMBER,
     PAGE,
     PAST_LIST,
-    PREEMPTIONS,
     PREFILLING,
     PROMPT,
     PROMPT_TOKENS,
@@ -52,7 +48,6 @@ from simulator.fast_state import (
     RUNNING_NOW,
     SIZE_LIST,
     STEP_DECODES,
-    STEP_HEAD,
     STEPS,
     WAITING_NOW,
     append,
@@ -62,7 +57,6 @@ from simulator.fast_state import (
     remove,
     take,
 )
-from simulator.fast_step_times import decode_attention
 
 SCHEDULED, FIRST_TOKEN, LAST_TOKEN = range(3)
 """Rows of Arrays.met."""
@@ -78,69 +72,6 @@ def expire(a, k, now_s, timeout_s):
         n[WAITING_NOW] -= 1
         a.timed_out[r] = True
         n[PROMPT_TOKENS] -= a.sequences[r, PROMPT]
-
-
-@compiled
-def _leave(a, k, r, b):
-    """Stop decoding before step b: write down where the sequence stands."""
-    n, s = a.counters[k], a.sequences[r]
-    page = a.limits[k, PAGE]
-    s[DECODING] = 0
-    s[KNOWN] = b - s[BASE]
-    s[COMPUTED] = s[KNOWN] - 1
-    s[HELD] = -(-s[COMPUTED] // page)
-    n[DECODES] -= 1
-    n[BASE_SUM] -= s[BASE]
-    a.growing[k, (s[BASE] + 1) % page] -= 1
-    if s[BASE] == n[LOWEST]:
-        n[LOWEST_KNOWN] = 0
-
-
-@compiled
-def _preempt(a, k, r, b):
-    n, s, finishing = a.counters[k], a.sequences[r], a.finishing[k]
-    if s[DECODING]:
-        bucket = s[FINISH] % len(finishing)
-        if finishing[bucket] == r:
-            finishing[bucket] = s[FOLLOWING]
-        else:
-            w = finishing[bucket]
-            while a.sequences[w, FOLLOWING] != r:
-                w = a.sequences[w, FOLLOWING]
-            a.sequences[w, FOLLOWING] = s[FOLLOWING]
-        _leave(a, k, r, b)
-    cached = min(s[COMPUTED] // a.limits[k, PAGE], s[HELD]) if a.limits[k, CACHING] else 0
-    release(a, k, s[HELD], r, cached)
-    s[COMPUTED] = s[HELD] = s[READY] = 0
-    if n[PREFILLING] == r:
-        n[PREFILLING] = NOBODY
-    s[NEXT] = n[RETURNED]
-    n[RETURNED] = r
-    n[RETURNED_NOW] += 1
-    n[PREEMPTIONS] += 1
-
-
-@compiled
-def _allocate_in_order(a, k, b, chunk):
-    """Give blocks to the running in order of admission; preempt from the end where none is."""
-    n, q, page = a.counters[k], a.sequences, a.limits[k, PAGE]
-    r = n[FIRST]
-    while r >= 0:
-        need = 0
-        if r == n[PREFILLING]:
-            need = -(-(q[r, COMPUTED] + chunk) // page) - q[r, HELD]
-        elif q[r, DECODING] and (b - q[r, BASE] - 1) % page == 0:
-            need = 1
-        while need > n[FREE]:
-            last = n[LATEST]
-            remove(a, k, last)
-            _preempt(a, k, last, b)
-            if last == r:
-                return
-        take(a, k, need)
-        if r == n[PREFILLING]:
-            q[r, HELD] += need
-        r = q[r, NEXT]
 
 
 @compiled_inline
@@ -208,7 +139,7 @@ def _end_or_decode(a, k, at, b):
     while r >= 0:
         listed[END_LIST, step[ENDS]] = r
         step[ENDS] += 1
-        _leave(a, k, r, b + 1)
+        leave(a, k, r, b + 1)
         r = q[r, FOLLOWING]
     for j in range(step[FIRSTS]):
         r = listed[FIRST_LIST, j]
@@ -261,7 +192,7 @@ def schedule(a, k, at, skewed, now_s):
     need = a.growing[k, b % page] + growth
     preempted = need > n[FREE]
     if preempted:
-        _allocate_in_order(a, k, b, chunk)
+        allocate_in_order(a, k, b, chunk)
         if n[PREFILLING] < 0:
             chunk = 0
     elif need > 0:
@@ -283,79 +214,6 @@ def schedule(a, k, at, skewed, now_s):
         _end_or_decode(a, k, at, b)
     n[NUMBER] += 1
     return True
-
-
-@compiled_inline
-def _is_blocked(a, k):
-    """Whether the next in the queue cannot be admitted while nobody leaves."""
-    n = a.counters[k]
-    r = n[RETURNED] if n[RETURNED_NOW] > 0 else n[FRONT]
-    return (
-        n[RUNNING_NOW] == a.limits[k, MAX_RUNNING]
-        or -(-a.sequences[r, KNOWN] // a.limits[k, PAGE]) > n[FREE]
-        or n[DECODES] >= a.limits[k, BUDGET]
-    )
-
-
-@compiled_inline
-def coast(a, t, k, end_s, until_s, timeout_s):
-    """Take steps in which nothing but decoding happens, as long as they end before `until_s`.
-
-    The step that computes ends at `end_s`. Returns when the last one taken ends.
-    """
-    n, limits = a.counters[k], a.limits[k]
-    decodes, depth = n[DECODES], limits[AHEAD] + 1
-    for j in range(n[DECIDED]):
-        step = a.steps[k, (n[STEP_HEAD] + j) % depth]
-        if step[CHUNKS] + step[FIRSTS] + step[ENDS] > 0 or step[STEP_DECODES] != decodes:
-            return end_s
-    if n[PREFILLING] >= 0 or decodes == 0:
-        return end_s
-    if n[RETURNED_NOW] + n[WAITING_NOW] > 0 and not _is_blocked(a, k):
-        return end_s
-    if n[WAITING_NOW] > 0:
-        until_s = min(until_s, a.due_s[n[FRONT]] + timeout_s)
-    growing, finishing, page, ring = (
-        a.growing[k],
-        a.finishing[k],
-        limits[PAGE],
-        a.finishing.shape[1],
-    )
-    kind = t.kind[k]
-    row, contexts, num = t.rows[kind, decodes], t.axes[kind, 3], t.lengths[kind, 3]
-    work_s = t.by_tokens[kind, decodes] + t.by_sequences[kind, decodes]
-    skew, step_s = t.skew[kind], t.step_s[kind]
-    head = a.steps[k, n[STEP_HEAD]]
-    context, longest = head[CONTEXT], head[LONGEST]
-    b, free = n[NUMBER], n[FREE]
-    slot, bucket = b % page, b % ring
-    cell = 0
-    while end_s < until_s and finishing[bucket] < 0 and growing[slot] <= free:
-        free -= growing[slot]
-        b += 1
-        slot = slot + 1 if slot + 1 < page else 0
-        bucket = bucket + 1 if bucket + 1 < ring else 0
-        context += decodes
-        longest += 1
-        mean = context / decodes
-        if skew == 0.0:
-            while cell + 2 < num and mean >= contexts[cell + 1]:
-                cell += 1
-            share = (mean - contexts[cell]) / (contexts[cell + 1] - contexts[cell])
-            attention_s = row[cell] + (row[cell + 1] - row[cell]) * share
-        else:
-            attention_s = decode_attention(contexts[:num], row, skew, mean, longest)
-        end_s += work_s + attention_s + step_s
-    passed = b - n[NUMBER]
-    if passed > 0:
-        take(a, k, n[FREE] - free)
-        n[NUMBER] = b
-        n[STEPS] += passed
-        for j in range(n[DECIDED]):
-            step = a.steps[k, (n[STEP_HEAD] + j) % depth]
-            step[CONTEXT] += passed * decodes
-            step[LONGEST] += passed
-    return end_s
 
 
 @compiled_inline

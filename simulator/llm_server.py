@@ -242,52 +242,6 @@ class Queue:
             self.lowest = min(self.bases)
         return self.lowest
 
-    def coast(self, decided: deque[Step], end_s: float, until_s: float) -> list[float]:
-        """When the steps end in which nothing but decoding happens, up to one that ends later.
-
-        `decided[0]` computes and ends at `end_s`, the first; the last ends at `until_s` or later.
-        `skip` then takes those steps.
-        """
-        ends, first = [end_s], decided[0]
-        for step in decided:
-            if step.chunks or step.first_tokens or step.finished or step.decodes != self.decodes:
-                return ends
-        if self.prefilling or ((self.waiting or self.returned) and not self._is_blocked()):
-            return ends
-        if self.waiting:
-            until_s = min(until_s, self.waiting[0].arrival_s + self.timeout_s)
-        b, free, decodes = self.number, self.blocks.free, self.decodes
-        further_s = self.times.decode_steps(decodes, first.context, first.longest)
-        page, growing, finishing = self.limits.block_tokens, self.growing, self.finishing
-        while end_s < until_s and b not in finishing and growing[b % page] <= free:
-            free -= growing[b % page]
-            b += 1
-            end_s += next(further_s)
-            ends.append(end_s)
-        return ends
-
-    def skip(self, decided: deque[Step], passed: int) -> None:
-        """Take so many of the steps that `coast` found; the steps decided then are in `decided`."""
-        page, growing = self.limits.block_tokens, self.growing
-        whole, rest = divmod(passed, page)
-        need = whole * sum(growing) if whole else 0
-        need += sum(growing[b % page] for b in range(self.number, self.number + rest))
-        self.blocks.take(need)
-        self.number += passed
-        self.steps += passed
-        for step in decided:
-            step.context += passed * self.decodes
-            step.longest += passed
-
-    def _is_blocked(self) -> bool:
-        """Whether the next in the queue cannot be admitted while nobody leaves."""
-        sequence = self.returned[-1] if self.returned else self.waiting[0]
-        return (
-            len(self.running) == self.limits.max_sequences
-            or self.limits.blocks_for(sequence.known) > self.blocks.free
-            or self.decodes >= self.limits.token_budget
-        )
-
     def complete(self, step: Step, now_s: float) -> None:
         """Hand out the tokens of a step; the finished leave with their blocks."""
         self.steps += 1

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import simpy
 
+from simulator.coasting import coast, skip
 from simulator.generations import Server
 from simulator.llm_server import Answer, Queue, Step
 
@@ -79,7 +80,7 @@ class Station:
             return
         now_s, passed = self.ends[-1], len(self.ends) - 1
         if passed:
-            self.queue.skip(self.decided, passed)
+            skip(self.queue, self.decided, passed)
         self.ends = []
         self.fleet.deliver(now_s)
         while self.fleet.sample_s[self.sampled] <= now_s:
@@ -112,7 +113,7 @@ class Station:
         step = decided[0]
         end_s = now_s + queue.times.step(step.chunks, step.decodes, step.context, step.longest)
         until_s = min(self.fleet.sample_s[self.sampled], self.fleet.horizon_s)
-        self.ends = queue.coast(decided, end_s, until_s)
+        self.ends = coast(queue, decided, end_s, until_s)
         self._sleep(self.ends[-1] - self.fleet.env.now, self._end)
 
     def drain(self) -> None:
